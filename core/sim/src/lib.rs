@@ -1,0 +1,1 @@
+//! Loopback S3 server and simulation.

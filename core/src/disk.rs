@@ -1,0 +1,256 @@
+//! Our own files: the spool, the page ledger, the state file, a file replica, a database being restored.
+//!
+//! Never the user's live database, its WAL or its shared memory: those have one door (`sqlite`). Everything
+//! is behind a trait so that crashes, full disks and bit rot can be simulated. All calls block.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::clock::Timestamp;
+
+/// One entry of a folder.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct DiskEntry {
+    /// Its name inside the folder.
+    pub name: String,
+    /// Bytes of a file, 0 of a folder.
+    pub len: u64,
+    /// Whether it is a folder.
+    pub is_dir: bool,
+    /// When its content last changed.
+    pub modified: Timestamp,
+}
+
+/// A file of ours, open for reading or for both.
+pub trait DiskFile: fmt::Debug + Send + Sync {
+    /// Reads up to `buf.len()` bytes at `offset`; fewer only at the end of the file.
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
+    /// Writes all of `bytes` at `offset`.
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+    /// Cuts or extends (with zeros) the file.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+    /// The length.
+    fn len(&self) -> io::Result<u64>;
+    /// Whether it holds nothing.
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+    /// Returns when the content is on the disk (fdatasync).
+    fn sync(&self) -> io::Result<()>;
+}
+
+/// The file system, as far as we use it.
+pub trait Disk: fmt::Debug + Send + Sync {
+    /// Makes a folder and its parents, mode 0700 for those it makes; fine if it exists.
+    fn create_dir_all(&self, path: &Path) -> io::Result<()>;
+    /// Creates or truncates a file, mode 0600.
+    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
+    /// Opens a file for reading.
+    fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
+    /// Opens a file for reading and writing, creating it (mode 0600) if it is missing.
+    fn open_rw(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
+    /// Renames, replacing what was there.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Renames; [`io::ErrorKind::AlreadyExists`] if something is there. Atomic.
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Removes a file; fine if it is missing.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Returns when the names in this folder are on the disk.
+    fn sync_dir(&self, path: &Path) -> io::Result<()>;
+    /// The entries of a folder, in no order; empty if the folder is missing.
+    fn list(&self, path: &Path) -> io::Result<Vec<DiskEntry>>;
+    /// What a path names; `None` if nothing.
+    fn stat(&self, path: &Path) -> io::Result<Option<DiskEntry>>;
+    /// Sets a file's modification time (a file replica keeps timestamps there).
+    fn set_modified(&self, path: &Path, time: Timestamp) -> io::Result<()>;
+    /// Bytes that an ordinary user can still write.
+    fn free_space(&self, path: &Path) -> io::Result<u64>;
+}
+
+/// A shared disk.
+pub type SharedDisk = Arc<dyn Disk>;
+
+/// Reads a whole file of at most `limit` bytes; a longer one is [`io::ErrorKind::InvalidData`].
+pub fn read_all(disk: &dyn Disk, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let file = disk.open(path)?;
+    let len = file.len()?;
+    if len > limit {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{len} bytes where at most {limit} are expected")));
+    }
+    let mut bytes = vec![0; usize::try_from(len).map_err(io::Error::other)?];
+    let read = file.read_at(0, &mut bytes)?;
+    bytes.truncate(read);
+    Ok(bytes)
+}
+
+/// Writes a file so that after a crash it has its old or its new content: temporary name, sync, rename,
+/// sync of the folder.
+pub fn write_atomic(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let temporary = temporary_name(path);
+    let write = || {
+        let file = disk.create(&temporary)?;
+        file.write_at(0, bytes)?;
+        file.sync()?;
+        disk.rename(&temporary, path)?;
+        disk.sync_dir(path.parent().unwrap_or(Path::new(".")))
+    };
+    write().inspect_err(|_| {
+        // The first error is the one to report; a leftover is swept at the next start.
+        let _ = disk.remove(&temporary);
+    })
+}
+
+/// The name beside `path` under which its next content is written.
+#[must_use]
+pub fn temporary_name(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(".tmp");
+    path.with_file_name(name)
+}
+
+/// The real file system.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RealDisk;
+
+#[derive(Debug)]
+struct RealFile(std::fs::File);
+
+impl DiskFile for RealFile {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        use std::os::unix::fs::FileExt;
+        let mut done = 0;
+        while done < buf.len() {
+            match self.0.read_at(&mut buf[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(done)
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        use std::os::unix::fs::FileExt;
+        self.0.write_all_at(bytes, offset)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+}
+
+fn millis(time: io::Result<std::time::SystemTime>) -> Timestamp {
+    let since = time.ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
+    Timestamp(since.and_then(|d| i64::try_from(d.as_millis()).ok()).unwrap_or(0))
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one home of our own files")]
+impl Disk for RealDisk {
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        use std::os::unix::fs::DirBuilderExt;
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        use std::os::unix::fs::OpenOptionsExt;
+        let mut options = std::fs::OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(true).mode(0o600);
+        Ok(Box::new(RealFile(options.open(path)?)))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        Ok(Box::new(RealFile(std::fs::File::open(path)?)))
+    }
+
+    fn open_rw(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        use std::os::unix::fs::OpenOptionsExt;
+        let mut options = std::fs::OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        Ok(Box::new(RealFile(options.open(path)?)))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        std::fs::rename(from, to)
+    }
+
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+            // Some file systems know no flags; a hard link refuses an existing name just as atomically.
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
+                std::fs::hard_link(from, to)?;
+                std::fs::remove_file(from)
+            }
+            other => Ok(other?),
+        }
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        match std::fs::remove_file(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        std::fs::File::open(path)?.sync_all()
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<DiskEntry>> {
+        let folder = match std::fs::read_dir(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other?,
+        };
+        let mut entries = Vec::new();
+        for entry in folder {
+            let entry = entry?;
+            // A name that is not UTF-8 is none of ours.
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            match entry.metadata() {
+                Ok(meta) => {
+                    let len = if meta.is_dir() { 0 } else { meta.len() };
+                    entries.push(DiskEntry { name, len, is_dir: meta.is_dir(), modified: millis(meta.modified()) });
+                }
+                // Removed since it was listed.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(entries)
+    }
+
+    fn stat(&self, path: &Path) -> io::Result<Option<DiskEntry>> {
+        match std::fs::symlink_metadata(path) {
+            Ok(meta) => Ok(Some(DiskEntry {
+                name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+                len: if meta.is_dir() { 0 } else { meta.len() },
+                is_dir: meta.is_dir(),
+                modified: millis(meta.modified()),
+            })),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn set_modified(&self, path: &Path, time: Timestamp) -> io::Result<()> {
+        let since = std::time::Duration::from_millis(u64::try_from(time.0).unwrap_or(0));
+        std::fs::OpenOptions::new().write(true).open(path)?.set_modified(std::time::UNIX_EPOCH + since)
+    }
+
+    fn free_space(&self, path: &Path) -> io::Result<u64> {
+        let stat = rustix::fs::statvfs(path)?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+}
