@@ -7,11 +7,11 @@
 mod key;
 mod url;
 
-use std::time::Duration;
 
-use replicate_format::PageSize;
 
-use crate::error::{Error, ErrorKind, Result};
+
+
+
 
 pub use self::key::ConfigKey;
 pub use self::url::{S3Location, StoreLocation};
