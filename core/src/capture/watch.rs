@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
@@ -69,7 +69,7 @@ impl Hub {
 
     fn start() -> Option<Arc<Self>> {
         let fd = inotify::init(inotify::CreateFlags::CLOEXEC).ok()?;
-        crate::sqlite::register_for_fork(fd.as_raw_fd());
+        crate::sqlite::register_for_fork(fd.as_fd()).ok()?;
         let hub = Arc::new(Self { fd, pid: std::process::id(), bells: Mutex::default() });
         let listener = hub.clone();
         let named = std::thread::Builder::new().name("replicate-watch".into());
