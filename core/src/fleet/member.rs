@@ -201,8 +201,7 @@ impl Member {
                 Err(error) if error.kind() == ErrorKind::Diverged => return Err(error),
                 Err(error) if error.kind() == ErrorKind::Corrupt => {
                     self.shared.failed(&error, Duration::ZERO);
-                    work.capture(self.env.blocking, move |c| c.start_over(watermark, RebaseReason::SpoolDamaged, false)).await?;
-                    self.shared.capture.notify_one();
+                    self.start_over(work, watermark, RebaseReason::SpoolDamaged, false).await?;
                 }
                 Err(error) => self.pause(&error, &mut backoff).await,
             }
@@ -233,6 +232,20 @@ impl Member {
         self.env.clock.sleep(wait).await;
     }
 
+    /// Has everything captured anew after `after`. No request that was served before counts any more.
+    async fn start_over(&self, work: &Work, after: Txid, reason: RebaseReason, snapshot: bool) -> Result<()> {
+        self.shared.unserve();
+        let shared = self.shared.clone();
+        work.capture(self.env.blocking, move |capture| {
+            let started = capture.start_over(after, reason, snapshot);
+            // A step that was under way may have served a request from what is gone now.
+            shared.unserve();
+            shared.set_local(after, 0);
+            started
+        })
+        .await
+    }
+
     /// Compares what this host remembers with what the store holds, as often as it takes to get an answer.
     async fn reconcile(&self, work: &Work, backoff: &mut Backoff) -> Result<Txid> {
         let remote = loop {
@@ -247,7 +260,7 @@ impl Member {
         let watermark = match reconcile(&local, &remote)? {
             Reconciled::Continue { watermark } => watermark,
             Reconciled::StartOver { after, reason, snapshot } => {
-                work.capture(self.env.blocking, move |c| c.start_over(after, reason, snapshot)).await?;
+                self.start_over(work, after, reason, snapshot).await?;
                 after
             }
         };

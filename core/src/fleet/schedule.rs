@@ -13,8 +13,8 @@ use crate::ship::Backoff;
 const EARLY_BYTES: u64 = 4 << 20;
 /// How often its length is looked at while an interval runs: bounds.
 const LOOK: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
-/// After the WAL's file changed its index is about to: looks at 1, 2, 4 … 64 ms.
-const CHASES: u32 = 7;
+/// After the WAL's file changed its index is about to: looks after 0, 1, 2, 4 … 64 ms.
+const CHASES: u32 = 8;
 /// The net under file notification: bounds.
 const POLL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(8));
 /// Quiet after which the ledger is written out.
@@ -87,7 +87,7 @@ impl Schedule {
             return Pause::Cool((self.due - now).min(self.look));
         }
         if self.chase > 0 {
-            let wait = Duration::from_millis(1 << (CHASES - self.chase));
+            let wait = Duration::from_millis((1 << (CHASES - self.chase)) >> 1);
             self.chase -= 1;
             return Pause::Chase(wait);
         }
@@ -100,7 +100,10 @@ impl Member {
     pub(super) async fn capture_loop(&self, work: &Work) -> Result<()> {
         let mut schedule = Schedule::new(self.config.sync_interval);
         let mut backoff = Backoff::new(u64::from(std::process::id()));
-        self.until_chain_is_known(work).await;
+        if !self.until_chain_is_known(work).await {
+            self.shared.set_drained();
+            return Ok(());
+        }
         let mut settled = true;
         loop {
             let stopping = self.shared.stop_by().is_some();
@@ -142,16 +145,16 @@ impl Member {
         Ok(())
     }
 
-    /// Without local knowledge nothing can be numbered until the store has answered.
-    async fn until_chain_is_known(&self, work: &Work) {
-        while !self.shared.is_reconciled() && self.shared.stop_by().is_none() {
+    /// Without local knowledge nothing can be numbered until the store has answered. `false`: stopped before.
+    async fn until_chain_is_known(&self, work: &Work) -> bool {
+        loop {
             let chain = work.capture(self.env.blocking, |capture| capture.chain()).await;
-            if !chain.newest.is_zero() {
-                return;
+            if self.shared.is_reconciled() || !chain.newest.is_zero() {
+                return true;
             }
             tokio::select! {
                 biased;
-                () = self.shared.stop_requested() => {}
+                () = self.shared.stop_requested() => return false,
                 () = self.shared.capture.notified() => {}
             }
         }
@@ -279,7 +282,7 @@ mod tests {
         let mut schedule = Schedule::new(MS(1000));
         assert_eq!(schedule.pause(MS(0)), Pause::Idle(POLL.0));
         schedule.woken();
-        assert_eq!(schedule.pause(MS(5)), Pause::Chase(MS(1)));
+        assert_eq!(schedule.pause(MS(5)), Pause::Chase(MS(0)));
         schedule.captured(MS(6), true);
         assert_eq!(schedule.pause(MS(7)), Pause::Cool(LOOK.1));
         assert_eq!(schedule.pause(MS(1000)), Pause::Cool(MS(6)));

@@ -257,6 +257,15 @@ impl Shared {
         });
     }
 
+    /// Takes back what was served: what was captured is worth nothing for the store.
+    pub(crate) fn unserve(&self) {
+        self.update(|inner| {
+            inner.served = (0, Txid::ZERO);
+            inner.dirty = true;
+        });
+        self.capture.notify_one();
+    }
+
     /// The monotonic time by which it is to end, if it is.
     pub(crate) fn stop_by(&self) -> Option<Duration> {
         lock(&self.inner).stop_by

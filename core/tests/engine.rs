@@ -1,0 +1,160 @@
+//! The engine on real databases with a file replica, in one process with the application and on the same
+//! copy of SQLite.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, missing_docs, reason = "tests")]
+
+mod common;
+
+use common::{Lab, Random, SOON, churn};
+use replicate::{State, Txid};
+
+#[test]
+fn a_commit_arrives_and_restores() {
+    let lab = Lab::new();
+    let app = lab.create(4096);
+    let handle = lab.start();
+    app.execute("INSERT INTO t VALUES (1, x'00', 'a')", []).unwrap();
+    let status = handle.sync(SOON).unwrap();
+    assert_eq!(status.local_txid, status.remote_txid);
+    assert!(status.in_sync);
+    assert_eq!(status.state, State::Streaming);
+    lab.assert_restores(&app);
+    let report = handle.stop(SOON).unwrap();
+    assert!(report.flushed, "{report:?}");
+}
+
+#[test]
+fn after_every_sync_the_replica_is_what_a_reader_sees() {
+    for page_size in [512, 1024, 4096, 65536] {
+        let lab = Lab::new();
+        let app = lab.create(page_size);
+        let handle = lab.start();
+        let mut random = Random(u64::from(page_size));
+        for round in 0..40 {
+            for _ in 0..=random.below(20) {
+                churn(&app, &mut random);
+            }
+            match round {
+                10 => app.execute_batch("DELETE FROM t WHERE id > 700; VACUUM;").unwrap(),
+                20 => app.execute_batch("PRAGMA wal_checkpoint(PASSIVE)").unwrap(),
+                30 => app.execute_batch("PRAGMA auto_vacuum=FULL; VACUUM; DELETE FROM t WHERE id > 100").unwrap(),
+                _ => {}
+            }
+            handle.sync(SOON).unwrap();
+            lab.assert_restores(&app);
+        }
+        handle.stop(SOON).unwrap();
+    }
+}
+
+#[test]
+fn restarts_with_writes_and_checkpoints_in_between_lose_nothing() {
+    let lab = Lab::new();
+    let app = lab.create(1024);
+    let mut random = Random(7);
+    let mut last = Txid::ZERO;
+    for round in 0..60 {
+        let handle = lab.start();
+        for _ in 0..=random.below(10) {
+            churn(&app, &mut random);
+        }
+        let status = handle.sync(SOON).unwrap();
+        assert!(status.remote_txid >= last);
+        last = status.remote_txid;
+        lab.assert_restores(&app);
+        handle.stop(SOON).unwrap();
+        for _ in 0..random.below(60) {
+            churn(&app, &mut random);
+            match random.below(8) {
+                0 => app.execute_batch("PRAGMA wal_checkpoint(RESTART)").unwrap(),
+                1 => app.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap(),
+                2 if round % 5 == 0 => app.execute_batch("VACUUM").unwrap(),
+                _ => {}
+            }
+        }
+    }
+    assert_eq!(lab.count("9"), 0, "no image where the ledger tells what changed");
+}
+
+#[test]
+fn an_unchanged_database_is_not_stored_again() {
+    let lab = Lab::new();
+    let app = lab.create(4096);
+    let first = lab.start();
+    app.execute("INSERT INTO t VALUES (1, x'00', 'a')", []).unwrap();
+    first.sync(SOON).unwrap();
+    first.stop(SOON).unwrap();
+    let files = lab.count("0");
+    for _ in 0..3 {
+        let handle = lab.start();
+        assert!(handle.sync(SOON).unwrap().in_sync);
+        handle.stop(SOON).unwrap();
+    }
+    assert_eq!(lab.count("0"), files);
+}
+
+#[test]
+fn a_transaction_larger_than_every_buffer_is_one_capture() {
+    let lab = Lab::new();
+    let app = lab.create(4096);
+    let handle = lab.start();
+    handle.sync(SOON).unwrap();
+    app.execute_batch(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 9000)
+         INSERT INTO t SELECT i, randomblob(4000), hex(i) FROM n",
+    )
+    .unwrap();
+    app.execute_batch("UPDATE t SET w = w || 'x'").unwrap();
+    handle.sync(SOON).unwrap();
+    lab.assert_restores(&app);
+    app.execute_batch("DELETE FROM t; VACUUM").unwrap();
+    handle.sync(SOON).unwrap();
+    lab.assert_restores(&app);
+    handle.stop(SOON).unwrap();
+}
+
+#[test]
+fn the_wal_starts_over_under_load_instead_of_growing() {
+    let lab = Lab::new();
+    let app = lab.create(4096);
+    app.execute_batch("PRAGMA wal_autocheckpoint=0").unwrap();
+    let handle = lab.start();
+    let wal = common::with_suffix(&lab.database, "-wal");
+    let mut longest = 0;
+    let mut random = Random(3);
+    for _ in 0..3000 {
+        churn(&app, &mut random);
+        longest = longest.max(std::fs::metadata(&wal).unwrap().len());
+    }
+    handle.sync(SOON).unwrap();
+    lab.assert_restores(&app);
+    assert!(longest < 32 << 20, "the WAL grew to {longest} bytes");
+    handle.stop(SOON).unwrap();
+}
+
+#[test]
+fn a_second_call_is_the_same_replicator_and_a_second_database_may_not_share_the_replica() {
+    let lab = Lab::new();
+    let app = lab.create(4096);
+    let (first, second) = (lab.start(), lab.start());
+    app.execute("INSERT INTO t VALUES (1, x'00', 'a')", []).unwrap();
+    first.sync(SOON).unwrap();
+    assert_eq!(second.sync_status().unwrap().remote_txid, first.sync_status().unwrap().remote_txid);
+    let other = replicate::Handle::start(lab.folder.path().join("other.db"), lab.config());
+    assert_eq!(other.unwrap_err().kind(), replicate::ErrorKind::Diverged);
+    first.stop(SOON).unwrap();
+    assert_eq!(second.sync_status().unwrap().state, State::Stopped);
+    assert_eq!(second.sync(SOON).unwrap_err().kind(), replicate::ErrorKind::Closed);
+}
+
+#[test]
+fn a_database_made_after_the_start_is_found() {
+    let lab = Lab::new();
+    let handle = lab.start();
+    let app = lab.open();
+    app.execute_batch("CREATE TABLE t (id INTEGER PRIMARY KEY, v BLOB, w TEXT)").unwrap();
+    app.execute("INSERT INTO t VALUES (1, x'00', 'a')", []).unwrap();
+    let status = handle.sync(SOON).unwrap();
+    assert!(status.remote_txid > Txid::ZERO);
+    lab.assert_restores(&app);
+    handle.stop(SOON).unwrap();
+}
