@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use replicate_format::{
-    CHECKSUM_FLAG, Crc64, Decoder, Encoded, Encoder, FormatError, Header, PageEncoding, PageSize, Pgno, Trailer,
-    Txid, TxidRange, encode_page_frame,
+    CHECKSUM_FLAG, Crc64, Decoder, Encoded, Encoder, FormatError, Header, PageEncoding, PageSize, Pgno, Trailer, Txid,
+    TxidRange, encode_page_frame,
 };
 
 pub(crate) fn hex(text: &str) -> Vec<u8> {
@@ -50,11 +50,7 @@ pub(crate) fn page(len: usize, seed: u64, kind: u8) -> Vec<u8> {
 
 pub(crate) type Pages = BTreeMap<u32, Vec<u8>>;
 
-pub(crate) fn write(
-    header: Header,
-    encoding: PageEncoding,
-    pages: &Pages,
-) -> Result<(Encoded, Vec<u8>), FormatError> {
+pub(crate) fn write(header: Header, encoding: PageEncoding, pages: &Pages) -> Result<(Encoded, Vec<u8>), FormatError> {
     let mut encoder = Encoder::new(Vec::new(), header, encoding)?;
     for (&n, page) in pages {
         encoder.page(pgno(n), page)?;

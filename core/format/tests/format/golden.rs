@@ -2,8 +2,8 @@
 
 use crate::common::{ENCODINGS, Pages, header, hex, page, pgno, range, read, size, write};
 use replicate_format::{
-    Decoder, Encoder, FLAG_NO_CHECKSUM, FrameChain, Header, PageEncoding, PageIndex, RollingChecksum, Salts,
-    Trailer, WalHeader, crc64, decode_page_frame, encode_page_frame, page_checksum, tail_needed,
+    Decoder, Encoder, FLAG_NO_CHECKSUM, FrameChain, Header, PageEncoding, PageIndex, RollingChecksum, Salts, Trailer,
+    WalHeader, crc64, decode_page_frame, encode_page_frame, page_checksum, tail_needed,
 };
 
 const V1: &str = include_str!("vectors/v1_block.hex");

@@ -126,13 +126,8 @@ fn file(commit: u32, min: u64, max: u64, pages: &[u32]) -> Vec<u8> {
 #[test]
 fn inputs_must_follow_each_other_and_make_progress() {
     let five = file(3, 5, 5, &[1]);
-    for (min, max, good) in [(6, 6, true), (5, 6, true), (2, 9, true), (7, 7, false), (4, 5, false), (5, 5, false)]
-    {
-        assert_eq!(
-            merge(&[five.clone(), file(3, min, max, &[2])], PageEncoding::Frame).is_ok(),
-            good,
-            "{min}-{max}"
-        );
+    for (min, max, good) in [(6, 6, true), (5, 6, true), (2, 9, true), (7, 7, false), (4, 5, false), (5, 5, false)] {
+        assert_eq!(merge(&[five.clone(), file(3, min, max, &[2])], PageEncoding::Frame).is_ok(), good, "{min}-{max}");
     }
     assert!(merge(&[], PageEncoding::Frame).is_err(), "no input");
 }

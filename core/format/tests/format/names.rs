@@ -1,9 +1,7 @@
 //! Names: one form each, and anything else is somebody else's file.
 
 use proptest::prelude::*;
-use replicate_format::{
-    FileName, TxidRange, V3Generation, V3Segment, V3Snapshot, ltx_file_name, parse_ltx_file_name,
-};
+use replicate_format::{FileName, TxidRange, V3Generation, V3Segment, V3Snapshot, ltx_file_name, parse_ltx_file_name};
 
 use crate::common::range;
 
@@ -52,9 +50,7 @@ fn names_of_version_3_backups_are_read() {
     for name in ["", "00000000000000AB", "00000000000000a", "00000000000000abc", "00000000000000a/"] {
         assert_eq!(V3Generation::parse(name), None, "{name}");
     }
-    for name in
-        ["a.snapshot.lz4", "0000000A.snapshot.lz4", "00000000a.snapshot.lz4", "0000000a.snapshot", "0000000a"]
-    {
+    for name in ["a.snapshot.lz4", "0000000A.snapshot.lz4", "00000000a.snapshot.lz4", "0000000a.snapshot", "0000000a"] {
         assert_eq!(V3Snapshot::parse(name), None, "{name}");
     }
     for name in [

@@ -7,7 +7,7 @@ use replicate_format::{
 use crate::common::{ENCODINGS, Pages, forge, forge_pages, header, page, pgno, read, write};
 
 fn refused_both_ways(header: Header, part: &str) {
-    let writing = Encoder::new(Vec::new(), header, PageEncoding::Frame).err().expect("not written");
+    let writing = Encoder::new(Vec::new(), header, PageEncoding::Frame).expect_err("not written");
     let reading = Header::decode(&header.encode()).expect_err("not read");
     for error in [writing, reading] {
         assert!(matches!(error, FormatError::Invalid { .. }), "{error}");
@@ -149,8 +149,7 @@ fn a_snapshot_over_one_gibibyte_steps_over_the_lock_page() {
     let lock = crate::common::size(bytes).lock_page().get();
     let zeros = vec![0; bytes as usize];
     for commit in [lock + 1, lock] {
-        let mut encoder =
-            Encoder::new(Vec::new(), header(bytes, commit, 1, 1), PageEncoding::Frame).expect("a header");
+        let mut encoder = Encoder::new(Vec::new(), header(bytes, commit, 1, 1), PageEncoding::Frame).expect("a header");
         for n in (1..=commit).filter(|&n| n != lock) {
             encoder.page(pgno(n), &zeros).expect("in order");
         }

@@ -64,26 +64,27 @@ fn bytes_after_the_trailer_are_refused() {
 }
 
 #[test]
-fn a_lying_index_is_refused_by_the_decoder_and_where_it_can_be_seen_by_the_index() {
-    let lies: [(&str, fn(&mut Lines), bool); 9] = [
-        ("page", |lines| lines[1].0 = 3, true),
-        ("a page beyond the end", |lines| lines[2].0 = 9, true),
-        ("offset", |lines| lines[1].1 += 1, true),
-        ("size", |lines| lines[1].2 -= 1, true),
-        ("first offset", |lines| lines[0].1 -= 1, true),
-        ("a line less", |lines| drop(lines.pop()), true),
-        ("a line more", |lines| lines.push((9, lines[2].1 + lines[2].2, 30)), true),
-        ("order", |lines| lines.swap(0, 1), true),
-        ("no lines", Vec::clear, true),
+fn a_lying_index_is_refused_by_the_decoder_and_by_the_index_alone() {
+    type Lie = fn(&mut Lines);
+    let lies: [(&str, Lie); 9] = [
+        ("page", |lines| lines[1].0 = 3),
+        ("a page beyond the end", |lines| lines[2].0 = 9),
+        ("offset", |lines| lines[1].1 += 1),
+        ("size", |lines| lines[1].2 -= 1),
+        ("first offset", |lines| lines[0].1 -= 1),
+        ("a line less", |lines| lines.truncate(2)),
+        ("a line more", |lines| lines.push((9, lines[2].1 + lines[2].2, 30))),
+        ("order", |lines| lines.swap(0, 1)),
+        ("no lines", Vec::clear),
     ];
     let frames: Vec<_> = (1..=3).map(|n| (n, PageEncoding::Frame, page(512, n.into(), 1))).collect();
     let header = header(512, 3, 1, 1);
     assert!(read(&forge(&header, &frames, 0, |_| {})).is_ok());
-    for (what, lie, seen) in lies {
+    for (what, lie) in lies {
         let file = forge(&header, &frames, 0, lie);
         assert!(read(&file).is_err(), "{what}");
         let index = PageIndex::decode(&file, file.len() as u64).and_then(|index| index.validate(&header));
-        assert_eq!(index.is_err(), seen, "{what}");
+        assert!(index.is_err(), "{what}");
     }
 }
 
@@ -102,10 +103,7 @@ fn a_tail_too_short_or_with_an_impossible_size_is_refused() {
     assert!(PageIndex::decode(&tail[1..], len).is_err());
     for object in 0..len.min(200) {
         let start = file.len() - object as usize;
-        assert!(
-            PageIndex::decode(&file[start..], object).is_err() || object == len,
-            "an object of {object} bytes"
-        );
+        assert!(PageIndex::decode(&file[start..], object).is_err() || object == len, "an object of {object} bytes");
     }
     for lie in [0, 1, needed - 23, len, u64::MAX, i64::MAX as u64, u64::from(u32::MAX)] {
         let mut bad = file.clone();
@@ -205,8 +203,7 @@ fn a_block_that_unpacks_to_less_than_a_page_is_refused() {
 #[test]
 fn the_file_checksum_covers_pages_and_not_their_packing() {
     let raw = vec![b'A'; 512];
-    let (_, file) =
-        write(header(512, 1, 2, 2), PageEncoding::Frame, &Pages::from([(1, raw.clone())])).expect("a file");
+    let (_, file) = write(header(512, 1, 2, 2), PageEncoding::Frame, &Pages::from([(1, raw.clone())])).expect("a file");
     // The low half of the last token of an LZ4 block has no meaning: the same page, packed in other bytes.
     let token = (117..file.len()).find(|&at| {
         let mut other = file.clone();

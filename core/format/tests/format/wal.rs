@@ -1,8 +1,8 @@
 //! WAL header, frames, WAL-index and database header, by example.
 
 use replicate_format::{
-    DB_HEADER_LEN, DB_MAGIC, DbHeader, FRAME_HEADER_LEN, FrameChain, FrameHeader, READ_MARK_UNUSED, Salts,
-    ScanLimits, WalHeader, WalIndexHeader, scan_wal, wal_checksum,
+    DB_HEADER_LEN, DB_MAGIC, DbHeader, FRAME_HEADER_LEN, FrameChain, FrameHeader, READ_MARK_UNUSED, Salts, ScanLimits,
+    WalHeader, WalIndexHeader, scan_wal, wal_checksum,
 };
 
 use crate::common::{hex, page, pgno, size};
@@ -88,8 +88,7 @@ fn a_limit_stops_after_the_commit_that_reaches_it() {
 #[test]
 fn an_end_takes_no_transaction_across_it() {
     let (header, log) = three_frames(false);
-    for (end, frames, limited) in
-        [(32, 0, true), (8271, 0, true), (8272, 2, true), (12391, 2, true), (12392, 3, false)]
+    for (end, frames, limited) in [(32, 0, true), (8271, 0, true), (8272, 2, true), (12391, 2, true), (12392, 3, false)]
     {
         let limits = ScanLimits { max_bytes: None, end: Some(end) };
         let delta = scan_wal(FrameChain::new(&header), 32, &log[32..], limits);

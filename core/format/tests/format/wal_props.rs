@@ -85,12 +85,7 @@ fn naive_scan(log: &Log, limits: ScanLimits) -> (BTreeMap<u32, u64>, u32, u64, b
     finish(map, size, end, false)
 }
 
-fn finish(
-    mut map: BTreeMap<u32, u64>,
-    size: u32,
-    end: u64,
-    limited: bool,
-) -> (BTreeMap<u32, u64>, u32, u64, bool) {
+fn finish(mut map: BTreeMap<u32, u64>, size: u32, end: u64, limited: bool) -> (BTreeMap<u32, u64>, u32, u64, bool) {
     map.retain(|n, _| *n <= size);
     (map, size, end, limited)
 }
