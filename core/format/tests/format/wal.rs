@@ -161,7 +161,7 @@ fn wal_index() -> WalIndexHeader {
         change: 7,
         is_init: true,
         big_endian_checksums: false,
-        page_size: size(4096),
+        page_size: Some(size(4096)),
         max_frame: 68,
         page_count: 20,
         frame_checksum: (0x0102_0304, 0x0506_0708),
@@ -174,9 +174,11 @@ fn wal_index() -> WalIndexHeader {
 #[test]
 fn a_wal_index_header_is_read_back_at_all_page_sizes() {
     for log in 9..=16 {
-        let header = WalIndexHeader { page_size: size(1 << log), ..wal_index() };
+        let header = WalIndexHeader { page_size: Some(size(1 << log)), ..wal_index() };
         assert_eq!(WalIndexHeader::decode(&header.encode()), Some(header));
     }
+    let empty = WalIndexHeader { page_size: None, max_frame: 0, ..wal_index() };
+    assert_eq!(WalIndexHeader::decode(&empty.encode()), Some(empty), "set up on an empty log");
     assert!(wal_index().is_known_version());
     let other = WalIndexHeader { version: 3_007_001, ..wal_index() };
     assert!(!WalIndexHeader::decode(&other.encode()).expect("readable").is_known_version());
@@ -212,7 +214,7 @@ fn log_index_and_database_of_a_real_sqlite_agree() {
         change: 5,
         is_init: true,
         big_endian_checksums: header.big_endian_checksums,
-        page_size: header.page_size,
+        page_size: Some(header.page_size),
         max_frame: 4,
         page_count: delta.commit,
         frame_checksum: delta.chain.checksum(),
