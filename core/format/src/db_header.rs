@@ -50,9 +50,8 @@ impl DbHeader {
             1 => 65536,
             size => u32::from(size),
         };
-        let page_size = PageSize::new(size).ok_or_else(|| {
-            FormatError::invalid("database page size", 16, "a power of two from 512 to 65536", size)
-        })?;
+        let page_size = PageSize::new(size)
+            .ok_or_else(|| FormatError::invalid("database page size", 16, "a power of two from 512 to 65536", size))?;
         Ok(Self {
             page_size,
             write_version: bytes[18],

@@ -53,7 +53,7 @@ pub use ltx::{
 pub use types::{InvalidNumber, Level, PageSize, Pgno, Txid, TxidRange};
 pub use v3::{V3Generation, V3Segment, V3Snapshot};
 pub use wal::{
-    FRAME_HEADER_LEN, Frame, FrameChain, FrameHeader, Salts, ScanLimits, WAL_HEADER_LEN, WalDelta, WalHeader,
-    WalScan, scan_wal, wal_checksum,
+    FRAME_HEADER_LEN, Frame, FrameChain, FrameHeader, Salts, ScanLimits, WAL_HEADER_LEN, WalDelta, WalHeader, WalScan,
+    scan_wal, wal_checksum,
 };
 pub use wal_index::{READ_MARK_UNUSED, WAL_INDEX_HEADER_LEN, WalIndexHeader};

@@ -4,6 +4,7 @@
 //! incomplete snapshot. It gathers its output, so the writer below needs no buffer. Nothing is a file before
 //! [`Encoder::finish`] has returned; whoever calls puts the bytes under their name only then.
 
+use std::fmt;
 use std::io::Write;
 
 use crate::Pgno;
@@ -29,7 +30,6 @@ pub struct Encoded {
 }
 
 /// An LTX file under way.
-#[allow(missing_debug_implementations)] // Holds the compressor's table, which has no text form.
 pub struct Encoder<W> {
     writer: W,
     header: Header,
@@ -44,6 +44,15 @@ pub struct Encoder<W> {
     /// Bytes handed to the writer.
     flushed: u64,
     failed: bool,
+}
+
+impl<W> fmt::Debug for Encoder<W> {
+    /// Leaves out what the pages say.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = f.debug_struct("Encoder");
+        text.field("header", &self.header).field("pages", &self.log.pages()).field("failed", &self.failed);
+        text.finish_non_exhaustive()
+    }
 }
 
 impl<W: Write> Encoder<W> {

@@ -8,6 +8,8 @@
 //! Reading takes exactly one block a frame, of at most the worst size LZ4 can produce, with its content
 //! checksum: no writer makes anything else, and old readers stumble over it.
 
+use std::fmt;
+
 use lz4_flex::block::{CompressTable, compress_into_with_table, decompress_into, get_maximum_output_size};
 use twox_hash::XxHash32;
 
@@ -56,11 +58,17 @@ const fn max_block_len(page_size: PageSize) -> usize {
 /// Packs pages, one after the other, without taking memory for each.
 ///
 /// Give every thread that packs pages its own. See [`encode_page_frame`] for a single page.
-#[allow(missing_debug_implementations)] // The table of the compressor has no text form.
 pub struct PageEncoder {
     page_size: PageSize,
     encoding: PageEncoding,
     table: CompressTable,
+}
+
+impl fmt::Debug for PageEncoder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = f.debug_struct("PageEncoder");
+        text.field("page_size", &self.page_size).field("encoding", &self.encoding).finish_non_exhaustive()
+    }
 }
 
 impl PageEncoder {
@@ -194,9 +202,7 @@ impl FrameStart {
         };
         let (min, max) = if stored { (page_size.len(), page_size.len()) } else { (1, max_block_len(page_size)) };
         match usize::try_from(declared) {
-            Ok(block) if (min..=max).contains(&block) => {
-                Ok(Some(Self { pgno, encoding, canonical, block, stored }))
-            }
+            Ok(block) if (min..=max).contains(&block) => Ok(Some(Self { pgno, encoding, canonical, block, stored })),
             _ => {
                 let expected = format!("{min} to {max} bytes");
                 Err(FormatError::invalid("ltx page length", at + 6, expected, declared))
@@ -247,9 +253,8 @@ impl FrameStart {
 /// Checks the first seven bytes of an LZ4 frame. Larger block limits and linked blocks are let through,
 /// because they mean nothing for the single block that follows.
 fn check_lz4_start(bytes: &[u8], at: u64) -> Result<()> {
-    let bad = |expected: &'static str| {
-        Err(FormatError::invalid("ltx page frame", at, expected, format!("{bytes:02x?}")))
-    };
+    let bad =
+        |expected: &'static str| Err(FormatError::invalid("ltx page frame", at, expected, format!("{bytes:02x?}")));
     if bytes == LZ4_START {
         return Ok(());
     }

@@ -62,3 +62,52 @@ impl FrameLog {
         Ok(total + piece.len() as u64)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ltx::{PAGE_HEADER_LEN, PageIndex, TAIL_MIN, Trailer};
+
+    fn index(log: &FrameLog) -> Vec<u8> {
+        let mut out = Vec::new();
+        let len = log.index_pieces(|piece| {
+            assert!(piece.len() < PIECE + 40, "pieces stay small");
+            out.extend_from_slice(piece);
+            Ok::<_, ()>(())
+        });
+        assert_eq!(len, Ok(out.len() as u64));
+        out
+    }
+
+    #[test]
+    fn an_index_says_offsets_of_any_length_in_bytes() {
+        // Each frame ends around the next offset at which a variable-length number grows.
+        for around in [-1_i64, 0, 1] {
+            let mut log = FrameLog::default();
+            let mut end = HEADER_LEN as u64;
+            for (n, shift) in (1..).zip([7, 14, 21, 28, 35, 42]) {
+                let next = (1_u64 << shift).strict_add_signed(around);
+                log.push(Pgno::new(n * 1000).expect("not zero"), usize::try_from(next - end).expect("64 bits"));
+                end = next;
+            }
+            let mut tail = index(&log);
+            let size = tail.len() as u64;
+            tail.extend(size.to_be_bytes());
+            tail.extend(Trailer { post_apply_checksum: 0, file_checksum: 1 << 63 }.encode());
+            let file_len = end + PAGE_HEADER_LEN as u64 + size + TAIL_MIN as u64;
+            let read = PageIndex::decode(&tail, file_len).expect("an index");
+            assert_eq!(read.len(), 6);
+            let offsets: Vec<_> = read.iter().skip(1).map(|entry| entry.offset).collect();
+            assert_eq!(offsets, [7, 14, 21, 28, 35].map(|shift| (1_u64 << shift).strict_add_signed(around)));
+        }
+    }
+
+    #[test]
+    fn a_page_costs_a_few_bytes() {
+        let mut log = FrameLog::default();
+        (1..=100_000).for_each(|n| log.push(Pgno::new(n).expect("not zero"), 2100));
+        assert!(log.packed.len() <= 300_000);
+        assert_eq!(log.pages(), 100_000);
+        assert_eq!(log.last(), Pgno::new(100_000));
+    }
+}

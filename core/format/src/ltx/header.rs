@@ -115,9 +115,7 @@ impl Header {
             (pre & CHECKSUM_FLAG == 0).then_some("bit 63 set")
         };
         match expected {
-            Some(expected) => {
-                Err(FormatError::invalid("ltx pre-apply checksum", 40, expected, format!("{pre:016x}")))
-            }
+            Some(expected) => Err(FormatError::invalid("ltx pre-apply checksum", 40, expected, format!("{pre:016x}"))),
             None => Ok(()),
         }
     }
@@ -152,9 +150,8 @@ impl Header {
             return Err(FormatError::invalid("ltx magic", 0, "LTX1", found));
         }
         let size = be32(bytes, 8);
-        let page_size = PageSize::new(size).ok_or_else(|| {
-            FormatError::invalid("ltx header page size", 8, "a power of two from 512 to 65536", size)
-        })?;
+        let page_size = PageSize::new(size)
+            .ok_or_else(|| FormatError::invalid("ltx header page size", 8, "a power of two from 512 to 65536", size))?;
         let (min, max) = (Txid(be64(bytes, 16)), Txid(be64(bytes, 24)));
         let txids = TxidRange::new(min, max).ok_or_else(|| {
             FormatError::invalid("ltx header transactions", 16, "1 <= min <= max", format!("{min}-{max}"))

@@ -87,9 +87,8 @@ impl PageIndex {
         loop {
             let at = start + (bytes.len() - rest.len()) as u64;
             let mut next = || {
-                varint::take(&mut rest).ok_or_else(|| {
-                    FormatError::invalid("ltx page index", at, "a short variable-length number", "none")
-                })
+                varint::take(&mut rest)
+                    .ok_or_else(|| FormatError::invalid("ltx page index", at, "a short variable-length number", "none"))
             };
             let pgno = next()?;
             if pgno == 0 {

@@ -7,6 +7,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::fmt;
 use std::io::{Read, Write};
 
 use crate::error::{FormatError, Result};
@@ -17,10 +18,15 @@ use crate::ltx::header::Header;
 use crate::{Pgno, TxidRange};
 
 /// One input and the page it stands at.
-#[derive(Debug)]
 struct Source<R> {
     decoder: Decoder<R>,
     page: Vec<u8>,
+}
+
+impl<R> fmt::Debug for Source<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Source").field("decoder", &self.decoder).finish_non_exhaustive()
+    }
 }
 
 /// The pages of several files as if they had been applied one after the other.
@@ -132,7 +138,7 @@ fn merged_header<R: Read>(inputs: &[Decoder<R>]) -> Result<Header> {
 }
 
 /// Writes one LTX file from several.
-#[allow(missing_debug_implementations)] // Holds an encoder.
+#[derive(Debug)]
 pub struct Merger<R, W> {
     pages: MergedPages<R>,
     encoder: Encoder<W>,

@@ -11,7 +11,6 @@ use crate::error::{FormatError, Result};
 /// enough for a merge of hundreds of files.
 pub(crate) const MIN_ROOM: usize = 64 * 1024;
 
-#[derive(Debug)]
 pub(crate) struct Window<R> {
     input: R,
     buf: Vec<u8>,

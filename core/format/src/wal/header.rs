@@ -81,9 +81,8 @@ impl WalHeader {
         if word(4) != WAL_VERSION {
             return Err(FormatError::invalid("wal version", 4, "3007000", word(4)));
         }
-        let page_size = PageSize::new(word(8)).ok_or_else(|| {
-            FormatError::invalid("wal page size", 8, "a power of two from 512 to 65536", word(8))
-        })?;
+        let page_size = PageSize::new(word(8))
+            .ok_or_else(|| FormatError::invalid("wal page size", 8, "a power of two from 512 to 65536", word(8)))?;
         let (salt1, salt2) = pair(bytes, 16);
         let salts = Salts { salt1, salt2 };
         Ok(Some(Self { big_endian_checksums, page_size, checkpoint_seq: word(12), salts, checksum }))

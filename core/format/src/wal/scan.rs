@@ -65,16 +65,7 @@ impl WalScan {
     #[must_use]
     pub const fn new(chain: FrameChain, offset: u64, limits: ScanLimits) -> Self {
         let committed = Committed { seen: 0, commit: 0, transactions: 0, end: offset, chain };
-        Self {
-            chain,
-            limits,
-            start: offset,
-            next: offset,
-            seen: Vec::new(),
-            committed,
-            done: false,
-            limited: false,
-        }
+        Self { chain, limits, start: offset, next: offset, seen: Vec::new(), committed, done: false, limited: false }
     }
 
     /// Takes the whole frames at the front of `bytes`, which continue the log at [`WalScan::offset`], and
