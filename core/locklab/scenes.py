@@ -369,7 +369,10 @@ def every_call_keeps_canaries(folder, lab):
     (folder / "noise.db").write_bytes(b"no database at all " * 100)
     keeping.after(lab.open, folder / "noise.db", fails=DATABASE)
     keeping.after(lab.check, folder / "noise.db", fails=CORRUPT)
-    keeping.after(lab.probe, "/proc", db, fails=UNSUPPORTED)
+    keeping.after(lab.probe, folder / "missing", db, fails=DISK)
+    elsewhere = "/dev/shm"
+    if os.path.isdir(elsewhere) and os.stat(elsewhere).st_dev != os.stat(db).st_dev:
+        keeping.after(lab.probe, elsewhere, db, fails=UNSUPPORTED)
 
 
 def no_lock_stays(folder, mode):

@@ -19,6 +19,7 @@ import threading
 import time
 
 import lab as lab_module
+import witness
 
 MODES = ("PASSIVE", "FULL", "RESTART", "TRUNCATE")
 SCHEMA = """
@@ -136,21 +137,17 @@ class Engine:
             expected = link(bytes.fromhex(previous), int(number), writer, bytes.fromhex(payload))
             assert bytes.fromhex(found) == expected, f"broken link {number}"
         assert connection.query("SELECT max(id) FROM chain") == head, "the snapshot moved"
-        # An empty log has no salts yet: the mark then stands on the database file, and the log may begin.
         if before is not None:
             assert self.log_salts() == before, "the log was restarted under a read mark"
             self.pinned += 1
 
     def log_salts(self):
-        header = read_head(self.db + "-wal")
-        return header[16:24] if len(header) == 32 and self.log_is_ahead() else None
-
-    def log_is_ahead(self):
-        """Whether the mark stands on frames of the log: a log that is all copied may begin anew under mark 0."""
-        with self.lab.pin(self.db + "-shm") as index:
-            data = index.read(0, 136)
-        frames, copied = int.from_bytes(data[16:20], sys.byteorder), int.from_bytes(data[96:100], sys.byteorder)
-        return frames > copied
+        """The salts of the log if our mark stands on it. When all of it is copied, SQLite reads the database file
+        alone, under mark 0, and the log may begin anew."""
+        marks = [first for kind, _, first, _ in witness.locks(self.db + "-shm") if kind == "OFDLCK"]
+        if not {"124", "125", "126", "127"}.intersection(marks):
+            return None
+        return read_head(self.db + "-wal")[16:24]
 
     def close(self):
         if self.connection is not None:
