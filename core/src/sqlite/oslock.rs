@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rusqlite::ffi;
 
-use super::sys::{self, Errno};
+use super::sys::Errno;
 use super::{fork, pool};
 use crate::{Error, ErrorKind, Result};
 
@@ -131,10 +131,7 @@ unsafe extern "C" fn open_call(path: *const c_char, flags: c_int, mode: c_int) -
 }
 
 extern "C" fn close_call(fd: c_int) -> c_int {
-    if !pool::give_back(fd) {
-        // Not a file that can carry locks: log, journal, folder, temporary file.
-        sys::close(fd);
-    }
+    pool::give_back(fd);
     0
 }
 

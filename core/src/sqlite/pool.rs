@@ -78,6 +78,8 @@ struct Lent {
 pub(super) struct State {
     inodes: BTreeMap<FileId, Inode>,
     lent: BTreeMap<RawFd, Lent>,
+    /// What else our SQLite has open: logs, journals, folders. Closed as usual, if the number is still ours.
+    companions: BTreeMap<RawFd, FileId>,
     /// Other descriptors of ours that a forked child must let go.
     others: BTreeMap<RawFd, FileId>,
     /// Read from `/dev/null`, opened early because a child must not fail to open it.
@@ -100,6 +102,7 @@ static POOL: Pool = Pool {
     state: UnsafeCell::new(State {
         inodes: BTreeMap::new(),
         lent: BTreeMap::new(),
+        companions: BTreeMap::new(),
         others: BTreeMap::new(),
         null: None,
         inherited: false,
@@ -160,7 +163,7 @@ pub(super) fn borrow(path: &CStr, flags: c_int, by: Borrower) -> Result<(RawFd, 
         Some(lent) => Ok((fd, lent.id)),
         // Not a regular file: it carries no locks of SQLite and is in nobody's way.
         None => {
-            sys::close(fd);
+            state.take_back(fd);
             Err(Errno(libc::EINVAL))
         }
     }
@@ -172,9 +175,11 @@ pub(super) fn open_for_sqlite(path: &CStr, flags: c_int, mode: c_int) -> Result<
     POOL.lock().lend(path, flags, mode, Borrower::Sqlite)
 }
 
-/// Takes a descriptor back; `false` if it is not the pool's, so that the caller closes it.
-pub(super) fn give_back(fd: RawFd) -> bool {
-    fork::forked() || POOL.lock().take_back(fd)
+/// `close` for our SQLite and for readers: keeps what can carry locks and closes the rest.
+pub(super) fn give_back(fd: RawFd) {
+    if !fork::forked() {
+        POOL.lock().take_back(fd);
+    }
 }
 
 /// The descriptor that carries the locks of the file behind `fd`; `None` if the pool does not know `fd`.
@@ -319,13 +324,13 @@ impl State {
         }
         occupy_standard_descriptors();
         let fd = sys::open(path, flags, mode)?;
-        match sys::stat(fd) {
-            Ok(found) if found.regular && (poolable || self.inodes.contains_key(&found.id)) => {
-                let lent = Lent { id: found.id, access: flags & libc::O_ACCMODE, by };
-                self.adopt(fd, lent, path, flags)
-            }
-            _ => Ok(fd),
+        let found = sys::stat(fd).inspect_err(|_| sys::close(fd))?;
+        if found.regular && (poolable || self.inodes.contains_key(&found.id)) {
+            let lent = Lent { id: found.id, access: flags & libc::O_ACCMODE, by };
+            return self.adopt(fd, lent, path, flags);
         }
+        self.companions.insert(fd, found.id);
+        Ok(fd)
     }
 
     fn lend_idle(&mut self, path: &CStr, flags: c_int, by: Borrower) -> Result<Option<RawFd>, Errno> {
@@ -430,21 +435,27 @@ impl State {
         }
     }
 
-    fn take_back(&mut self, fd: RawFd) -> bool {
-        let Some(lent) = self.lent.remove(&fd) else { return false };
-        if let Some(inode) = self.inodes.get_mut(&lent.id) {
-            inode.idle.push((fd, lent.access));
-            match lent.by {
-                Borrower::Reader => inode.to_readers -= 1,
-                Borrower::Sqlite => {
-                    inode.to_sqlite -= 1;
-                    if inode.to_sqlite == 0 {
-                        inode.release_locks();
-                    }
+    fn take_back(&mut self, fd: RawFd) {
+        match (self.lent.remove(&fd), self.companions.remove(&fd)) {
+            (Some(lent), _) => self.keep(fd, lent),
+            (None, Some(id)) if sys::is(fd, id) => sys::close(fd),
+            // Somebody closed it behind our back; what has the number now is not ours to close.
+            (None, _) => note_closed_externally(),
+        }
+    }
+
+    fn keep(&mut self, fd: RawFd, lent: Lent) {
+        let Some(inode) = self.inodes.get_mut(&lent.id) else { return };
+        inode.idle.push((fd, lent.access));
+        match lent.by {
+            Borrower::Reader => inode.to_readers -= 1,
+            Borrower::Sqlite => {
+                inode.to_sqlite -= 1;
+                if inode.to_sqlite == 0 {
+                    inode.release_locks();
                 }
             }
         }
-        true
     }
 
     fn sweep(&mut self, which: Which) {
@@ -478,7 +489,7 @@ impl State {
             inode.idle.iter().for_each(|(fd, _)| put(*fd, *id));
         }
         self.lent.iter().for_each(|(fd, lent)| put(*fd, lent.id));
-        self.others.iter().for_each(|(fd, id)| put(*fd, *id));
+        self.companions.iter().chain(&self.others).for_each(|(fd, id)| put(*fd, *id));
         self.inherited = !used;
         used
     }
@@ -491,7 +502,8 @@ impl State {
             let numbers = inode.idle.iter().map(|(fd, _)| *fd).chain([inode.owner]);
             numbers.filter(|fd| null.is_some_and(|id| sys::is(*fd, id))).for_each(sys::close);
         }
-        // Their numbers belong to values that still exist and will close them.
+        // Their numbers belong to values that still exist and will close them, or to nobody any more.
+        self.companions.clear();
         self.others.clear();
     }
 }
