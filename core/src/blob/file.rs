@@ -261,7 +261,9 @@ impl BlobStore for FileStore {
 
     async fn put(&self, key: &ObjectKey, body: Body, options: PutOptions) -> BlobResult<ObjectMeta> {
         if key.as_str().split('/').any(is_temporary) {
-            return Err(Error::new(ErrorKind::Config, format!("the name of a temporary file is no key key={key}")).into());
+            return Err(
+                Error::new(ErrorKind::Config, format!("the name of a temporary file is no key key={key}")).into()
+            );
         }
         let mut done = self.put_once(key, &body, options).await;
         let path = self.path(key);

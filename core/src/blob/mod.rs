@@ -4,8 +4,12 @@
 //! looks into a body. What a body's timestamp is arrives as an attribute and is stored beside it. Keys are
 //! relative to the root that the backend was made with (bucket and prefix, or folder).
 
+#[cfg(feature = "testing")]
+pub mod conformance;
 mod file;
 mod memory;
+#[cfg(feature = "s3")]
+mod s3;
 
 use std::fmt;
 use std::ops::Range;
@@ -23,6 +27,8 @@ use crate::exec::Blocking;
 
 pub use self::file::FileStore;
 pub use self::memory::MemoryStore;
+#[cfg(feature = "s3")]
+pub use self::s3::S3Store;
 
 /// The name of an object below the backend's root: segments joined by `/`, none of them empty, `.` or `..`.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -208,8 +214,13 @@ pub fn open(location: &StoreLocation, disk: SharedDisk) -> Result<SharedBlobStor
         StoreLocation::File(root) => {
             Ok(Arc::new(FileStore::new(root.clone(), disk, Arc::new(SystemClock::new()), Blocking::Pool)))
         }
-        StoreLocation::S3(_) => Err(Error::new(ErrorKind::Unsupported, "this build has no S3 client")
-            .with_hint("build with the feature s3")),
+        #[cfg(feature = "s3")]
+        StoreLocation::S3(location) => Ok(Arc::new(S3Store::new(location.clone())?)),
+        #[cfg(not(feature = "s3"))]
+        StoreLocation::S3(_) => {
+            Err(Error::new(ErrorKind::Unsupported, "this build has no S3 client")
+                .with_hint("build with the feature s3"))
+        }
     }
 }
 
