@@ -1,0 +1,64 @@
+//! The page index while a file is written or read: about three bytes a page instead of an entry each.
+//!
+//! The frames of a file follow each other without gaps from byte 100 on, so the step of the page number and
+//! the length of the frame say everything. The encoder writes its index from this log; the decoder compares
+//! the index it reads with it, piece by piece, so neither ever holds the index.
+
+use crate::Pgno;
+use crate::ltx::header::HEADER_LEN;
+use crate::varint;
+
+/// Bytes of index text produced at once.
+const PIECE: usize = 16 * 1024;
+
+/// Where each frame of a file lies, in the order of the file.
+#[derive(Debug, Default)]
+pub(crate) struct FrameLog {
+    packed: Vec<u8>,
+    last: u32,
+    pages: u64,
+}
+
+impl FrameLog {
+    /// Notes the next frame. Page numbers rise; the caller has checked it.
+    pub(crate) fn push(&mut self, pgno: Pgno, len: usize) {
+        debug_assert!(pgno.get() > self.last, "page numbers rise");
+        varint::put(&mut self.packed, u64::from(pgno.get() - self.last));
+        varint::put(&mut self.packed, len as u64);
+        self.last = pgno.get();
+        self.pages += 1;
+    }
+
+    /// The page of the last frame.
+    pub(crate) const fn last(&self) -> Option<Pgno> {
+        Pgno::new(self.last)
+    }
+
+    /// Frames noted.
+    pub(crate) const fn pages(&self) -> u64 {
+        self.pages
+    }
+
+    /// The index as the file holds it, its closing zero included, in pieces of at most some 16 KiB; each
+    /// piece goes through `each`. Returns the bytes of all pieces.
+    pub(crate) fn index_pieces<E>(&self, mut each: impl FnMut(&[u8]) -> Result<(), E>) -> Result<u64, E> {
+        let mut piece = Vec::with_capacity(PIECE + 3 * varint::MAX_LEN);
+        let (mut total, mut pgno, mut offset) = (0, 0, HEADER_LEN as u64);
+        let mut rest = self.packed.as_slice();
+        while let (Some(step), Some(len)) = (varint::take(&mut rest), varint::take(&mut rest)) {
+            pgno += step;
+            varint::put(&mut piece, pgno);
+            varint::put(&mut piece, offset);
+            varint::put(&mut piece, len);
+            offset += len;
+            if piece.len() >= PIECE {
+                total += piece.len() as u64;
+                each(&piece)?;
+                piece.clear();
+            }
+        }
+        piece.push(0);
+        each(&piece)?;
+        Ok(total + piece.len() as u64)
+    }
+}
