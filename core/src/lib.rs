@@ -11,6 +11,7 @@ pub mod store;
 
 mod auto;
 mod capture;
+mod exec;
 mod fleet;
 mod restore;
 mod ship;
