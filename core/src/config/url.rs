@@ -335,7 +335,8 @@ fn match_tail<'a>(host: &'a str, tail: &str) -> Option<(&'a str, &'a str)> {
 
 fn normal_endpoint(endpoint: &str) -> Result<String> {
     let endpoint = endpoint.trim().trim_end_matches('/');
-    let wrong = |why: &str| config(format!("the endpoint is not valid: {why}")).with_hint("https://host or http://host:port");
+    let wrong =
+        |why: &str| config(format!("the endpoint is not valid: {why}")).with_hint("https://host or http://host:port");
     let full = match endpoint.split_once("://") {
         Some(_) => endpoint.to_owned(),
         None if is_local(endpoint) => format!("http://{endpoint}"),
@@ -449,7 +450,14 @@ mod tests {
             Some(true),
         ),
         ("s3://bkt.s3.filebase.com/p", "bkt", "p", Some("https://s3.filebase.com"), Some("us-east-1"), Some(true)),
-        ("s3://bkt.s3.fr-par.scw.cloud/p", "bkt", "p", Some("https://s3.fr-par.scw.cloud"), Some("fr-par"), Some(false)),
+        (
+            "s3://bkt.s3.fr-par.scw.cloud/p",
+            "bkt",
+            "p",
+            Some("https://s3.fr-par.scw.cloud"),
+            Some("fr-par"),
+            Some(false),
+        ),
         (
             "s3://bkt.abc123.r2.cloudflarestorage.com/p",
             "bkt",
