@@ -41,6 +41,9 @@ pub trait DiskFile: fmt::Debug + Send + Sync {
     fn sync(&self) -> io::Result<()>;
 }
 
+/// A lock on a file of ours, held until it is dropped or the process ends, however it ends.
+pub trait DiskLock: fmt::Debug + Send + Sync {}
+
 /// The file system, as far as we use it.
 pub trait Disk: fmt::Debug + Send + Sync {
     /// Makes a folder and its parents, mode 0700 for those it makes; fine if it exists.
@@ -67,7 +70,18 @@ pub trait Disk: fmt::Debug + Send + Sync {
     fn set_modified(&self, path: &Path, time: Timestamp) -> io::Result<()>;
     /// Bytes that an ordinary user can still write.
     fn free_space(&self, path: &Path) -> io::Result<u64>;
+    /// Locks a file against every other caller, in this process too, creating it (mode 0600) if it is missing;
+    /// `None` if it is locked. Never for a database: closing the descriptor drops the locks that SQLite holds on
+    /// it. A disk that only one caller uses at a time needs no locks, hence the default.
+    fn try_lock(&self, _path: &Path) -> io::Result<Option<Box<dyn DiskLock>>> {
+        Ok(Some(Box::new(NoLock)))
+    }
 }
+
+#[derive(Debug)]
+struct NoLock;
+
+impl DiskLock for NoLock {}
 
 /// A shared disk.
 pub type SharedDisk = Arc<dyn Disk>;
@@ -147,6 +161,19 @@ impl DiskFile for RealFile {
 
     fn sync(&self) -> io::Result<()> {
         self.0.sync_data()
+    }
+}
+
+#[derive(Debug)]
+struct RealLock(std::fs::File);
+
+impl DiskLock for RealLock {}
+
+impl Drop for RealLock {
+    fn drop(&mut self) {
+        // Unlocked, not only closed: a forked child holds a copy of the descriptor. It cannot fail in a way
+        // that closing would not cure.
+        let _ = self.0.unlock();
     }
 }
 
@@ -252,5 +279,16 @@ impl Disk for RealDisk {
     fn free_space(&self, path: &Path) -> io::Result<u64> {
         let stat = rustix::fs::statvfs(path)?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    fn try_lock(&self, path: &Path) -> io::Result<Option<Box<dyn DiskLock>>> {
+        use std::os::unix::fs::OpenOptionsExt;
+        let mut options = std::fs::OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Box::new(RealLock(file)))),
+            Err(std::fs::TryLockError::WouldBlock) => Ok(None),
+            Err(std::fs::TryLockError::Error(e)) => Err(e),
+        }
     }
 }

@@ -1,5 +1,19 @@
 //! Bringing a database back: choose the files, fetch, write, check, and only then touch the target.
 
+mod ensure;
+mod fetch;
+mod plan;
+mod run;
+mod scratch;
+mod time;
+mod verify;
+mod write;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,6 +22,9 @@ use std::time::Duration;
 use replicate_format::Txid;
 
 use crate::clock::Timestamp;
+
+pub(crate) use self::ensure::ensure_exists;
+pub(crate) use self::run::{RestoreEnv, run};
 
 /// Which state to restore.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -46,7 +63,7 @@ pub struct RestoreOptions {
     /// Whether an existing output is replaced (after the restore has succeeded, and only if nobody uses it).
     /// Default: an existing output is an error.
     pub overwrite: bool,
-    /// Requests at the same time. Default 16; bounded to 1 to 64.
+    /// Requests at the same time. Default 32, which hides 20 ms of latency a file; bounded to 1 to 64.
     pub parallelism: usize,
 }
 
@@ -54,7 +71,7 @@ impl RestoreOptions {
     /// The newest state to this file.
     pub fn new(output: impl Into<PathBuf>) -> Self {
         let (target, check) = (Target::default(), Check::default());
-        Self { output: output.into(), target, check, overwrite: false, parallelism: 16 }
+        Self { output: output.into(), target, check, overwrite: false, parallelism: 32 }
     }
 
     /// The same for another state.

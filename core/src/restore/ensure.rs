@@ -1,0 +1,70 @@
+//! A database that is missing comes back before anybody opens it, however many processes ask at once.
+//!
+//! They take turns at a lock in the state folder beside the database: the first restores, the others wait and
+//! then find it there. A store that cannot be asked is an error, never "there is no backup". Called by `auto`
+//! before replication starts.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::run::{RestoreEnv, run};
+use super::{Cancel, RestoreOptions, RestoreReport};
+use crate::disk::DiskLock;
+use crate::error::{Error, ErrorKind, Result};
+use crate::spool::state_folder;
+use crate::store::LtxStore;
+
+/// How often a waiting process asks for its turn.
+const TURN_POLL: Duration = Duration::from_millis(20);
+
+/// Restores the newest state if there is no database at `path`, or an empty file that nobody uses. `None` if there
+/// is one already, or if there is no backup.
+pub(crate) async fn ensure_exists(
+    store: &LtxStore,
+    path: &Path,
+    env: &RestoreEnv,
+) -> Result<Option<RestoreReport>> {
+    if file_len(path, env).await?.is_some_and(|len| len > 0) {
+        return Ok(None);
+    }
+    let _turn = turn(path, env).await?;
+    let overwrite = match file_len(path, env).await? {
+        Some(0) => true,
+        Some(_) => return Ok(None),
+        None => false,
+    };
+    let options = RestoreOptions::new(path).overwrite(overwrite);
+    match run(store, &options, env, &|_| {}, &Cancel::new()).await {
+        Ok(report) => Ok(Some(report)),
+        Err(error) if error.kind() == ErrorKind::NoBackup => Ok(None),
+        Err(error) => Err(error.while_doing("restore the missing database")),
+    }
+}
+
+/// Length of the database file; `None` if there is nothing at the path.
+async fn file_len(path: &Path, env: &RestoreEnv) -> Result<Option<u64>> {
+    let (disk, at) = (env.disk.clone(), path.to_path_buf());
+    let entry = env.blocking.run(move || disk.stat(&at)).await;
+    match entry.map_err(|e| Error::disk("look at the database", path, e))? {
+        Some(entry) if entry.is_dir => {
+            Err(Error::new(ErrorKind::Config, format!("the database is a folder path={}", path.display())))
+        }
+        entry => Ok(entry.map(|entry| entry.len)),
+    }
+}
+
+async fn turn(path: &Path, env: &RestoreEnv) -> Result<Box<dyn DiskLock>> {
+    let folder = state_folder(path);
+    let lock_path = folder.join("restore.lock");
+    loop {
+        let (disk, folder, at) = (env.disk.clone(), folder.clone(), lock_path.clone());
+        let lock = env.blocking.run(move || {
+            disk.create_dir_all(&folder)?;
+            disk.try_lock(&at)
+        });
+        match lock.await.map_err(|e| Error::disk("take the restore lock", &lock_path, e))? {
+            Some(lock) => return Ok(lock),
+            None => env.clock.sleep(TURN_POLL).await,
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! One restore from the first listing to the database under its name.
+//!
+//! Choose files, fetch them newest first, write their pages into a scratch file, make that durable, check it, and
+//! only then touch the target. Whatever fails before leaves the target as it was and the scratch file removed. A
+//! file that is gone when it is fetched, or a gap in the listing, can be the doing of a compaction that runs at the same
+//! time: then the replica is listed again, once. Called by `auto`, `fleet` and `ensure`.
+
+use std::path::Path;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join;
+
+use super::fetch::{FetchError, Fetcher, Limits};
+use super::plan::{Plan, PlanTarget, plan};
+use super::scratch::{Scratch, refuse_existing};
+use super::time::resolve_time;
+use super::verify::verify;
+use super::write::{Batch, PageWriter, Shape, Step};
+use super::{Cancel, Progress, RestoreOptions, RestoreReport, Target};
+use crate::clock::{Clock, SharedClock};
+use crate::disk::{DiskFile, SharedDisk};
+use crate::error::{Error, ErrorKind, Result};
+use crate::exec::Blocking;
+use crate::store::{LtxInfo, LtxStore};
+
+/// What a restore works with.
+#[derive(Clone, Debug)]
+pub(crate) struct RestoreEnv {
+    /// Where the database is written.
+    pub(crate) disk: SharedDisk,
+    /// Time for pauses between attempts.
+    pub(crate) clock: SharedClock,
+    /// How blocking work is run.
+    pub(crate) blocking: Blocking,
+}
+
+/// How often a running restore looks whether it was cancelled.
+const CANCEL_POLL: Duration = Duration::from_millis(50);
+
+/// Bytes handed to the page writer at once.
+const FEED: usize = 4 << 20;
+
+/// Restores a database. `progress` is called in this task, with rising figures; the last ones are equal.
+pub(crate) async fn run(
+    store: &LtxStore,
+    options: &RestoreOptions,
+    env: &RestoreEnv,
+    progress: &(dyn Fn(Progress) + Send + Sync),
+    cancel: &Cancel,
+) -> Result<RestoreReport> {
+    let started = env.clock.monotonic();
+    if options.output.file_name().is_none() {
+        let message = format!("the output names no file path={}", options.output.display());
+        return Err(Error::new(ErrorKind::Config, message));
+    }
+    let mut meter = Meter { progress, done: 0, total: 0 };
+    let built = cancellable(env.clock.as_ref(), cancel, build(store, options, env, &mut meter)).await?;
+    let Built { scratch, plan, shape } = built;
+
+    let (overwrite, now) = (options.overwrite, env.clock.now());
+    env.blocking.run(move || scratch.place(overwrite, now)).await?;
+    meter.end();
+    let report = RestoreReport {
+        txid: plan.txid(),
+        timestamp: shape.timestamp,
+        pages: shape.commit.into(),
+        bytes: shape.bytes(),
+        files: plan.files().len(),
+        fetched: meter.done,
+        checked: options.check,
+        elapsed: env.clock.monotonic().saturating_sub(started),
+    };
+    let (db, txid, bytes) = (options.output.display(), report.txid, report.bytes);
+    tracing::info!(%db, %txid, bytes, elapsed = ?report.elapsed, "restored");
+    Ok(report)
+}
+
+/// A database that is whole, durable and checked, but has no name yet.
+struct Built {
+    scratch: Scratch,
+    plan: Plan,
+    shape: Shape,
+}
+
+async fn build(
+    store: &LtxStore,
+    options: &RestoreOptions,
+    env: &RestoreEnv,
+    meter: &mut Meter<'_>,
+) -> Result<Built> {
+    let (disk, output, overwrite) = (env.disk.clone(), options.output.clone(), options.overwrite);
+    env.blocking.run(move || refuse_existing(disk.as_ref(), &output, overwrite)).await?;
+    let plan = match choose(store, options.target).await {
+        Err(error) if may_be_stale(&error, options.target) => {
+            tracing::debug!(%error, "listing the replica again");
+            choose(store, options.target).await?
+        }
+        other => other?,
+    };
+    match build_from(store, &plan, options, env, meter).await {
+        Ok((scratch, shape)) => Ok(Built { scratch, plan, shape }),
+        Err(FetchError::Failed(error)) => Err(error),
+        Err(FetchError::Gone { key }) => {
+            tracing::debug!(key, "a file was removed while it was to be restored, choosing again");
+            let plan = choose(store, options.target).await?;
+            let (scratch, shape) = build_from(store, &plan, options, env, meter).await?;
+            Ok(Built { scratch, plan, shape })
+        }
+    }
+}
+
+/// Whether a listing made while files were merged and removed can be to blame. Not for an empty replica.
+fn may_be_stale(error: &Error, target: Target) -> bool {
+    error.kind() == ErrorKind::Corrupt || (error.kind() == ErrorKind::NoBackup && target != Target::Latest)
+}
+
+async fn choose(store: &LtxStore, target: Target) -> Result<Plan> {
+    let files = store.list_all().await?;
+    let target = match target {
+        Target::Latest => PlanTarget::Latest,
+        Target::Txid(txid) => PlanTarget::Exactly(txid),
+        Target::Time(time) => PlanTarget::Exactly(resolve_time(store, &files, time).await?),
+    };
+    plan(&files, target)
+}
+
+async fn build_from(
+    store: &LtxStore,
+    plan: &Plan,
+    options: &RestoreOptions,
+    env: &RestoreEnv,
+    meter: &mut Meter<'_>,
+) -> Result<(Scratch, Shape), FetchError> {
+    meter.start(plan.bytes());
+    let (disk, output) = (env.disk.clone(), options.output.clone());
+    let (scratch, file) = env.blocking.run(move || Scratch::create(disk, &output)).await?;
+    let file: Arc<dyn DiskFile> = file.into();
+    let newest_first: Vec<_> = plan.files().iter().rev().cloned().collect();
+    let limits = Limits::new(options.parallelism);
+    let fetcher = Fetcher::new(store, env.clock.as_ref(), &newest_first, limits);
+    let pages = Pages { file: file.clone(), path: scratch.path(), blocking: env.blocking };
+    let shape = pages.write(fetcher, &newest_first, meter).await?;
+
+    let synced = env.blocking.run(move || file.sync());
+    let (path, check) = (scratch.path().to_path_buf(), options.check);
+    let checked = env.blocking.run(move || verify(&path, check));
+    // Both read and write nothing of each other, and each takes as long as the database is large.
+    let (synced, checked) = join(synced, checked).await;
+    synced.map_err(|e| Error::disk("make durable", scratch.path(), e))?;
+    checked?;
+    Ok((scratch, shape))
+}
+
+/// The scratch file as the destination of pages.
+struct Pages<'a> {
+    file: Arc<dyn DiskFile>,
+    path: &'a Path,
+    blocking: Blocking,
+}
+
+impl Pages<'_> {
+    /// Fetches, decodes and writes side by side until all files are read.
+    async fn write(
+        &self,
+        mut fetcher: Fetcher<'_>,
+        files: &[LtxInfo],
+        meter: &mut Meter<'_>,
+    ) -> Result<Shape, FetchError> {
+        let mut writer = PageWriter::new(files.to_vec());
+        let (mut full, mut spare) = (None, Batch::default());
+        let mut sized = false;
+        loop {
+            let decoding = self.blocking.run(move || {
+                let step = writer.step();
+                (writer, step)
+            });
+            let ((back, step), written) = fetcher.alongside(join(decoding, self.write_batch(full.take()))).await;
+            writer = back;
+            if let Some(empty) = written? {
+                spare = empty;
+            }
+            let step = step?;
+            if let (false, Some(shape)) = (sized, writer.shape()) {
+                // The lock page is never written: it is zeros by this.
+                self.set_len(shape.bytes()).await?;
+                sized = true;
+            }
+            match step {
+                Step::Hungry => feed(&mut fetcher, &mut writer, meter).await?,
+                Step::Full => full = Some(writer.swap_batch(std::mem::take(&mut spare))),
+                Step::Done => break,
+            }
+        }
+        self.write_batch(Some(writer.swap_batch(Batch::default()))).await?;
+        Ok(writer.finish()?)
+    }
+
+    async fn write_batch(&self, batch: Option<Batch>) -> Result<Option<Batch>> {
+        let Some(mut batch) = batch else { return Ok(None) };
+        let file = self.file.clone();
+        let written = self.blocking.run(move || batch.write(file.as_ref()).map(|()| batch)).await;
+        written.map(Some).map_err(|e| Error::disk("write the restored database", self.path, e))
+    }
+
+    async fn set_len(&self, len: u64) -> Result<()> {
+        let file = self.file.clone();
+        let set = self.blocking.run(move || file.set_len(len)).await;
+        set.map_err(|e| Error::disk("size the restored database", self.path, e))
+    }
+}
+
+/// Hands over what is there, at least one piece.
+async fn feed(fetcher: &mut Fetcher<'_>, writer: &mut PageWriter, meter: &mut Meter<'_>) -> Result<(), FetchError> {
+    let Some(mut piece) = fetcher.next().await? else {
+        return Err(Error::internal("a restore wants more than its files hold").into());
+    };
+    let mut fed = 0;
+    loop {
+        fed += piece.bytes.len();
+        meter.add(piece.bytes.len() as u64);
+        writer.feed(piece);
+        if fed >= FEED {
+            return Ok(());
+        }
+        match fetcher.next_ready()? {
+            Some(next) => piece = next,
+            None => return Ok(()),
+        }
+    }
+}
+
+impl From<Error> for FetchError {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Counts fetched bytes for the caller. Figures never fall, also when the files are chosen anew.
+struct Meter<'a> {
+    progress: &'a (dyn Fn(Progress) + Send + Sync),
+    done: u64,
+    total: u64,
+}
+
+impl Meter<'_> {
+    fn start(&mut self, bytes: u64) {
+        self.total = self.total.max(self.done + bytes);
+        self.tell();
+    }
+
+    fn add(&mut self, bytes: u64) {
+        self.done += bytes;
+        // The last figure is told when the database has its name.
+        if self.done < self.total {
+            self.tell();
+        }
+    }
+
+    fn end(&mut self) {
+        self.total = self.total.max(self.done);
+        (self.progress)(Progress { done: self.total, total: self.total });
+    }
+
+    fn tell(&self) {
+        (self.progress)(Progress { done: self.done, total: self.total });
+    }
+}
+
+/// The result of `work`, unless it is cancelled before; then `work` is dropped.
+async fn cancellable<T>(clock: &dyn Clock, cancel: &Cancel, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let mut work = pin!(work);
+    loop {
+        if cancel.is_cancelled() {
+            return Err(Error::new(ErrorKind::Cancelled, "the restore was cancelled"));
+        }
+        tokio::select! {
+            biased;
+            done = &mut work => return done,
+            () = clock.sleep(CANCEL_POLL) => {}
+        }
+    }
+}

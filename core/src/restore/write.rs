@@ -1,0 +1,365 @@
+//! Puts the pages of the planned files into their places, each page once.
+//!
+//! Files come newest first. The newest says how large the database is; a set of bits says which pages are there
+//! already. A page that a newer file has brought, or that lies beyond the end, is read and checksummed like every
+//! other byte but not written. Every file is read to its trailer, so nothing unchecked gets into a database that
+//! is then called good; until [`PageWriter::finish`] has returned, nothing is.
+//!
+//! It turns bytes into [`Batch`]es and does no I/O itself: the caller writes a batch while the next one is
+//! decoded. It never waits for bytes either but says that it is [`Step::Hungry`], so that it runs in line under
+//! simulation. Memory: one batch, what was fed and not yet decoded, one bit a page, and some bytes a page that
+//! the decoder and the index of the file being read take. Called by `run`.
+
+use std::collections::VecDeque;
+use std::io::{self, Read};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::{Buf, Bytes};
+use replicate_format::{Decoder, FormatError, HEADER_LEN, PAGE_HEADER_LEN, PageSize, Pgno};
+
+use super::fetch::Piece;
+use crate::clock::Timestamp;
+use crate::disk::DiskFile;
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::LtxInfo;
+
+/// Bytes of pages that are written at once.
+const BATCH: usize = 2 << 20;
+/// The fewest bytes of a file that a page can take; it bounds what a header can make us believe.
+const LEAST_PAGE: u64 = PAGE_HEADER_LEN as u64 + 5;
+
+/// Pages ready to be written, side by side in memory.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    buf: Vec<u8>,
+    len: usize,
+    extents: Vec<Extent>,
+}
+
+/// A stretch of the database.
+#[derive(Debug)]
+struct Extent {
+    offset: u64,
+    start: usize,
+    len: usize,
+}
+
+impl Batch {
+    /// Writes it and makes it empty.
+    pub(crate) fn write(&mut self, file: &dyn DiskFile) -> io::Result<()> {
+        for extent in &self.extents {
+            file.write_at(extent.offset, &self.buf[extent.start..extent.start + extent.len])?;
+        }
+        self.len = 0;
+        self.extents.clear();
+        Ok(())
+    }
+
+    fn has_room(&self, page_size: PageSize) -> bool {
+        BATCH - self.len >= page_size.len()
+    }
+
+    /// Where the next page may be put; it counts only once it is kept.
+    fn slot(&mut self, page_size: PageSize) -> &mut [u8] {
+        if self.buf.is_empty() {
+            self.buf.resize(BATCH, 0);
+        }
+        &mut self.buf[self.len..self.len + page_size.len()]
+    }
+
+    fn keep(&mut self, pgno: Pgno, page_size: PageSize) {
+        let (offset, start, len) = (pgno.offset(page_size), self.len, page_size.len());
+        self.len += len;
+        match self.extents.last_mut() {
+            Some(last) if last.offset + last.len as u64 == offset => last.len += len,
+            _ => self.extents.push(Extent { offset, start, len }),
+        }
+    }
+}
+
+/// What the newest file says of the database.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Shape {
+    /// Bytes a page.
+    pub(crate) page_size: PageSize,
+    /// Pages.
+    pub(crate) commit: u32,
+    /// When its last capture was made.
+    pub(crate) timestamp: Timestamp,
+}
+
+impl Shape {
+    /// Bytes of the database.
+    pub(crate) fn bytes(&self) -> u64 {
+        u64::from(self.commit) * u64::from(self.page_size.get())
+    }
+
+    fn has_lock_page(&self) -> bool {
+        self.commit >= self.page_size.lock_page().get()
+    }
+}
+
+/// What a step ended with.
+#[derive(Debug, Eq, PartialEq)]
+pub(crate) enum Step {
+    /// It needs the next bytes.
+    Hungry,
+    /// The batch is full: take it.
+    Full,
+    /// All files are read. The batch may hold the last pages.
+    Done,
+}
+
+/// Reads files and makes batches of the pages that count.
+#[derive(Debug)]
+pub(crate) struct PageWriter {
+    /// Newest first.
+    files: Vec<LtxInfo>,
+    input: VecDeque<Piece>,
+    /// The file being read, or the next one.
+    at: usize,
+    feed: Feed,
+    decoder: Option<Decoder<Feed>>,
+    shape: Option<Shape>,
+    done: PageSet,
+    batch: Batch,
+}
+
+impl PageWriter {
+    /// A writer for these files, the newest first.
+    pub(crate) fn new(files: Vec<LtxInfo>) -> Self {
+        Self {
+            files,
+            input: VecDeque::new(),
+            at: 0,
+            feed: Feed::default(),
+            decoder: None,
+            shape: None,
+            done: PageSet::default(),
+            batch: Batch::default(),
+        }
+    }
+
+    /// Takes the next bytes.
+    pub(crate) fn feed(&mut self, piece: Piece) {
+        self.input.push_back(piece);
+    }
+
+    /// The database, once the newest file has begun.
+    pub(crate) fn shape(&self) -> Option<Shape> {
+        self.shape
+    }
+
+    /// Takes the batch and leaves `empty` in its place.
+    pub(crate) fn swap_batch(&mut self, empty: Batch) -> Batch {
+        std::mem::replace(&mut self.batch, empty)
+    }
+
+    /// Works until it needs something.
+    pub(crate) fn step(&mut self) -> Result<Step> {
+        while self.at < self.files.len() {
+            while let Some(piece) = self.input.pop_front_if(|piece| piece.file == self.at) {
+                self.feed.push(piece.bytes, piece.last);
+            }
+            let paused = match self.decoder.take() {
+                None if !self.feed.holds(HEADER_LEN) => return Ok(Step::Hungry),
+                None => self.open().map(|()| None),
+                Some(decoder) => self.pages(decoder),
+            };
+            match paused {
+                Ok(Some(step)) => return Ok(step),
+                Ok(None) => {}
+                Err(problem) => return Err(problem.into_error(&self.files[self.at])),
+            }
+        }
+        Ok(Step::Done)
+    }
+
+    /// Ends, if every page of the database has come.
+    pub(crate) fn finish(self) -> Result<Shape> {
+        let Some(shape) = self.shape.filter(|_| self.at == self.files.len()) else {
+            return Err(Error::internal("a restore was ended before its files were read"));
+        };
+        let lock_page = shape.page_size.lock_page().get();
+        let expected = shape.commit - u32::from(shape.has_lock_page());
+        if self.done.len() == expected {
+            return Ok(shape);
+        }
+        let missing = (1..=shape.commit).find(|&pgno| pgno != lock_page && !self.done.contains(pgno)).unwrap_or(0);
+        let (found, txid) = (self.done.len(), self.files[0].txids.max());
+        let message = format!("pages are missing first={missing} found={found} wanted={expected} txid={txid}");
+        Err(Error::new(ErrorKind::Corrupt, message))
+    }
+
+    fn open(&mut self) -> Result<(), Problem> {
+        let decoder = Decoder::new(self.feed.clone())?;
+        let (header, file) = (decoder.header(), &self.files[self.at]);
+        if header.txids != file.txids {
+            return Err(Problem::Differs(format!("its name says {} its header {}", file.txids, header.txids)));
+        }
+        match self.shape {
+            None => {
+                let shape = Shape {
+                    page_size: header.page_size,
+                    commit: header.commit,
+                    timestamp: Timestamp(header.timestamp_ms),
+                };
+                let bytes: u64 = self.files.iter().map(|file| file.size).sum();
+                if u64::from(shape.commit) > bytes / LEAST_PAGE + 1 {
+                    let commit = shape.commit;
+                    return Err(Problem::Differs(format!("it claims {commit} pages, more than {bytes} bytes hold")));
+                }
+                self.done = PageSet::new(shape.commit);
+                self.shape = Some(shape);
+            }
+            Some(shape) if shape.page_size != header.page_size => {
+                let (newest, this) = (shape.page_size, header.page_size);
+                return Err(Problem::Differs(format!("its page size is {this}, that of the newest file {newest}")));
+            }
+            Some(_) => {}
+        }
+        self.decoder = Some(decoder);
+        Ok(())
+    }
+
+    /// Reads pages while there is input and room, then says what for it stopped; `None` when the file has ended
+    /// well and the next one may begin.
+    fn pages(&mut self, mut decoder: Decoder<Feed>) -> Result<Option<Step>, Problem> {
+        let page_size = decoder.header().page_size;
+        let pause = loop {
+            if !self.batch.has_room(page_size) {
+                break Step::Full;
+            }
+            if !self.feed.holds(longest_frame(page_size)) {
+                break Step::Hungry;
+            }
+            match decoder.next_page(self.batch.slot(page_size))? {
+                Some(pgno) if self.done.insert(pgno.get()) => self.batch.keep(pgno, page_size),
+                Some(_) => {}
+                // What follows the pages is read in one go, so it must be here.
+                None if self.feed.holds(usize::MAX) => {
+                    decoder.finish()?;
+                    self.at += 1;
+                    self.feed = Feed::default();
+                    return Ok(None);
+                }
+                None => break Step::Hungry,
+            }
+        };
+        self.decoder = Some(decoder);
+        Ok(Some(pause))
+    }
+}
+
+/// No encoded page is longer: LZ4 at its worst adds one byte in 255 and 16 more, page header and LZ4 frame take
+/// under 48.
+const fn longest_frame(page_size: PageSize) -> usize {
+    page_size.len() + page_size.len() / 255 + 64
+}
+
+/// What is wrong with a file, before it is told which one.
+#[derive(Debug)]
+enum Problem {
+    Format(FormatError),
+    Differs(String),
+}
+
+impl From<FormatError> for Problem {
+    fn from(error: FormatError) -> Self {
+        Self::Format(error)
+    }
+}
+
+impl Problem {
+    fn into_error(self, file: &LtxInfo) -> Error {
+        let key = file.key();
+        match self {
+            Self::Format(e) => {
+                Error::new(ErrorKind::Corrupt, format!("file is damaged: {e} key={key}")).with_source(e)
+            }
+            Self::Differs(what) => Error::new(ErrorKind::Corrupt, format!("file does not fit: {what} key={key}")),
+        }
+    }
+}
+
+/// The bytes of the current file that were fed and not yet read. The decoder reads from one clone.
+#[derive(Clone, Debug, Default)]
+struct Feed(Arc<Mutex<Fed>>);
+
+#[derive(Debug, Default)]
+struct Fed {
+    pieces: VecDeque<Bytes>,
+    len: usize,
+    ended: bool,
+}
+
+impl Feed {
+    fn with<T>(&self, use_it: impl FnOnce(&mut Fed) -> T) -> T {
+        use_it(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn push(&self, bytes: Bytes, last: bool) {
+        self.with(|fed| {
+            fed.len += bytes.len();
+            fed.pieces.push_back(bytes);
+            fed.ended |= last;
+        });
+    }
+
+    /// Whether a reader of this many bytes meets them, or the end of the file.
+    fn holds(&self, len: usize) -> bool {
+        self.with(|fed| fed.ended || fed.len >= len)
+    }
+}
+
+impl Read for Feed {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.with(|fed| {
+            let mut read = 0;
+            while read < buf.len()
+                && let Some(piece) = fed.pieces.front_mut()
+            {
+                let part = piece.len().min(buf.len() - read);
+                piece.copy_to_slice(&mut buf[read..read + part]);
+                read += part;
+                if piece.is_empty() {
+                    fed.pieces.pop_front();
+                }
+            }
+            fed.len -= read;
+            Ok(read)
+        })
+    }
+}
+
+/// Page numbers from 1 to a last one.
+#[derive(Debug, Default)]
+struct PageSet {
+    last: u32,
+    count: u32,
+    bits: Vec<u64>,
+}
+
+impl PageSet {
+    fn new(last: u32) -> Self {
+        Self { last, count: 0, bits: vec![0; last as usize / 64 + 1] }
+    }
+
+    /// Adds a page; whether it is within the range and new.
+    fn insert(&mut self, pgno: u32) -> bool {
+        if pgno > self.last || self.contains(pgno) {
+            return false;
+        }
+        self.bits[pgno as usize / 64] |= 1 << (pgno % 64);
+        self.count += 1;
+        true
+    }
+
+    fn contains(&self, pgno: u32) -> bool {
+        self.bits[pgno as usize / 64] & (1 << (pgno % 64)) != 0
+    }
+
+    fn len(&self) -> u32 {
+        self.count
+    }
+}
