@@ -176,9 +176,9 @@ fn deny() -> Outcome {
     let deny = tools::cargo_deny()?;
     let config = [
         "--locked",
-        "check",
         "--config",
         ".ci/deny.toml",
+        "check",
         "--hide-inclusion-graph",
     ];
     sh::quiet(
@@ -193,22 +193,28 @@ fn deny() -> Outcome {
 /// network) this says so and goes on, because nothing can be known then. A database that is there decides.
 fn advisories(deny: &std::path::Path) -> Outcome {
     let fetched = sh::cmd(deny)
-        .args(["fetch", "--config", ".ci/deny.toml", "db"])
+        .args(["--config", ".ci/deny.toml", "fetch", "db"])
         .output();
     match fetched {
         Ok(done) if done.status.success() => {
             let config = [
                 "--locked",
-                "check",
                 "--config",
                 ".ci/deny.toml",
+                "check",
                 "--disable-fetch",
                 "advisories",
             ];
             sh::quiet(sh::cmd(deny).args(config)).map(drop)
         }
-        Ok(_) => {
-            println!("advisories not checked: their database cannot be fetched from here");
+        Ok(done) => {
+            let reason = String::from_utf8_lossy(&done.stderr)
+                .trim()
+                .lines()
+                .last()
+                .unwrap_or_default()
+                .to_owned();
+            println!("advisories not checked, their database cannot be fetched: {reason}");
             Ok(())
         }
         Err(e) => Err(format!("cannot run {}: {e}", deny.display())),
