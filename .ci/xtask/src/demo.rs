@@ -19,14 +19,7 @@ const SECRET_KEY: &str = "demo-secret";
 pub(crate) fn run(arguments: &[String]) -> Outcome {
     sh::no_arguments(arguments)?;
     println!("building (minutes the first time, seconds later)");
-    sh::run(&mut sh::cargo(&[
-        "build",
-        "--quiet",
-        "--locked",
-        "--package",
-        "replicate-sim",
-        "--bins",
-    ]))?;
+    sh::run(&mut sh::cargo(&["build", "--quiet", "--locked", "--package", "replicate-sim", "--bins"]))?;
     let python = wheel::fresh_venv("demo", &[])?;
     let scratch = Scratch::new()?;
     let store = scratch.0.join("store");
@@ -34,13 +27,9 @@ pub(crate) fn run(arguments: &[String]) -> Outcome {
     let server = Server::start(&store)?;
     println!("S3 server on {}", server.endpoint);
     let mut demo = sh::cmd(python);
-    demo.arg("examples/python/demo.py")
-        .arg(scratch.0.join("work"));
-    demo.env("HOME", &scratch.0)
-        .env("PYTHONDONTWRITEBYTECODE", "1");
-    for (name, _) in
-        std::env::vars_os().filter(|(n, _)| n.to_string_lossy().starts_with("REPLICATE_"))
-    {
+    demo.arg("examples/python/demo.py").arg(scratch.0.join("work"));
+    demo.env("HOME", &scratch.0).env("PYTHONDONTWRITEBYTECODE", "1");
+    for (name, _) in std::env::vars_os().filter(|(n, _)| n.to_string_lossy().starts_with("REPLICATE_")) {
         demo.env_remove(name);
     }
     demo.env("REPLICATE_S3_ENDPOINT", &server.endpoint)
@@ -50,10 +39,7 @@ pub(crate) fn run(arguments: &[String]) -> Outcome {
         .env("REPLICATE_S3_SECRET_KEY", SECRET_KEY);
     sh::run(&mut demo)?;
     let (objects, bytes) = objects(&store.join(BUCKET))?;
-    println!(
-        "the bucket holds {objects} objects, {} KiB",
-        bytes.div_ceil(1024)
-    );
+    println!("the bucket holds {objects} objects, {} KiB", bytes.div_ceil(1024));
     Ok(())
 }
 
@@ -86,34 +72,13 @@ struct Server {
 impl Server {
     fn start(store: &Path) -> Outcome<Self> {
         let mut command = sh::cmd(sh::target().join("debug/replicate-loopback-s3"));
-        command.arg("--dir").arg(store).args([
-            "--port",
-            "0",
-            "--access-key",
-            ACCESS_KEY,
-            "--secret-key",
-            SECRET_KEY,
-        ]);
-        let child = command
-            .stdout(Stdio::piped())
-            .spawn()
-            .map_err(|e| format!("cannot start the S3 server: {e}"))?;
-        let mut server = Self {
-            child,
-            endpoint: String::new(),
-        };
-        let out = server
-            .child
-            .stdout
-            .take()
-            .expect("standard output was piped");
+        command.arg("--dir").arg(store).args(["--port", "0", "--access-key", ACCESS_KEY, "--secret-key", SECRET_KEY]);
+        let child = command.stdout(Stdio::piped()).spawn().map_err(|e| format!("cannot start the S3 server: {e}"))?;
+        let mut server = Self { child, endpoint: String::new() };
+        let out = server.child.stdout.take().expect("standard output was piped");
         // It prints its endpoint when it is ready to be used, and ends its output if it fails before that.
         let mut lines = BufReader::new(out).lines().map_while(Result::ok);
-        let endpoint = lines.find_map(|l| {
-            l.split_whitespace()
-                .find(|w| w.starts_with("http://"))
-                .map(str::to_owned)
-        });
+        let endpoint = lines.find_map(|l| l.split_whitespace().find(|w| w.starts_with("http://")).map(str::to_owned));
         server.endpoint = endpoint.ok_or("the S3 server ended before it was ready")?;
         Ok(server)
     }

@@ -25,57 +25,24 @@ struct Launch {
 
 const LAUNCHES: &[Launch] = &[
     // Figures are of what is shipped, so of a release build.
-    Launch {
-        name: "bench",
-        release: true,
-        tools: &[VERSITYGW, LITESTREAM_NEW],
-    },
-    Launch {
-        name: "interop",
-        release: false,
-        tools: &[VERSITYGW, LITESTREAM_OLD, LITESTREAM_NEW],
-    },
-    Launch {
-        name: "sim",
-        release: false,
-        tools: &[],
-    },
-    Launch {
-        name: "torture",
-        release: false,
-        tools: &[VERSITYGW, PYTHON],
-    },
-    Launch {
-        name: "stress",
-        release: false,
-        tools: &[PYTHON],
-    },
+    Launch { name: "bench", release: true, tools: &[VERSITYGW, LITESTREAM_NEW] },
+    Launch { name: "interop", release: false, tools: &[VERSITYGW, LITESTREAM_OLD, LITESTREAM_NEW] },
+    Launch { name: "sim", release: false, tools: &[] },
+    Launch { name: "torture", release: false, tools: &[VERSITYGW, PYTHON] },
+    Launch { name: "stress", release: false, tools: &[PYTHON] },
 ];
 
 /// Builds and runs the program of this name; all arguments are its own.
 pub(crate) fn run(name: &str, arguments: &[String]) -> Outcome {
-    let launch = LAUNCHES
-        .iter()
-        .find(|l| l.name == name)
-        .ok_or_else(|| format!("no program {name:?} is known"))?;
+    let launch = LAUNCHES.iter().find(|l| l.name == name).ok_or_else(|| format!("no program {name:?} is known"))?;
     tools::c_compiler()?;
     let bins = sh::root().join("core/sim/src/bin");
     if !bins.join(format!("{name}.rs")).exists() && !bins.join(name).join("main.rs").exists() {
-        return Err(format!(
-            "this tree has no program core/sim/src/bin/{name}.rs"
-        ));
+        return Err(format!("this tree has no program core/sim/src/bin/{name}.rs"));
     }
     let profile: &[&str] = if launch.release { &["--release"] } else { &[] };
     // The command and the loopback server are what the programs start beside themselves.
-    let build = [
-        "build",
-        "--quiet",
-        "--locked",
-        "--package",
-        "replicate-cli",
-        "--package",
-        "replicate-sim",
-    ];
+    let build = ["build", "--quiet", "--locked", "--package", "replicate-cli", "--package", "replicate-sim"];
     sh::run(sh::cargo(&build).args(profile))?;
     let folder = sh::target().join(if launch.release { "release" } else { "debug" });
     let mut command = sh::cmd(folder.join(name));

@@ -7,6 +7,7 @@ mod check;
 mod demo;
 mod launch;
 mod layers;
+mod links;
 mod options;
 mod readme;
 mod sh;
@@ -87,12 +88,7 @@ const COMMANDS: &[Command] = &[
         about: "two SQLite copies in one process do each other no harm",
         run: |a| sh::no_arguments(a).and_then(|()| test::locks()),
     },
-    Command {
-        name: "dist",
-        usage: "",
-        about: "the release wheel under target/dist",
-        run: wheel::dist,
-    },
+    Command { name: "dist", usage: "", about: "the release wheel under target/dist", run: wheel::dist },
 ];
 
 fn main() -> ExitCode {
@@ -114,9 +110,7 @@ fn dispatch(arguments: &[String]) -> Outcome {
         }
         Some(name) => match COMMANDS.iter().find(|c| c.name == name) {
             Some(command) => (command.run)(&arguments[1..]),
-            None => Err(format!(
-                "unknown command {name:?}; `cargo xtask help` lists them"
-            )),
+            None => Err(format!("unknown command {name:?}; `cargo xtask help` lists them")),
         },
     }
 }

@@ -15,11 +15,7 @@ pub(crate) fn rewrite(arguments: &[String]) -> Outcome {
     sh::no_arguments(arguments)?;
     let old = sh::read(&readme())?;
     let new = with_table(&old, &table()?)?;
-    if new == old {
-        Ok(())
-    } else {
-        sh::write(&readme(), &new)
-    }
+    if new == old { Ok(()) } else { sh::write(&readme(), &new) }
 }
 
 /// Fails if the README's table is not the one of the source.
@@ -37,9 +33,7 @@ fn readme() -> PathBuf {
 }
 
 fn table() -> Outcome<String> {
-    Ok(render(&parse(&sh::read(
-        &sh::root().join("core/src/config/key.rs"),
-    )?)?))
+    Ok(render(&parse(&sh::read(&sh::root().join("core/src/config/key.rs"))?)?))
 }
 
 /// One row: keyword, variable, default, meaning.
@@ -47,34 +41,20 @@ type Row = [String; 4];
 
 /// The rows of the `keys! { … }` call: `Variant: "name", "ENV", "default", secret, "doc";` each.
 fn parse(source: &str) -> Outcome<Vec<Row>> {
-    let start = source
-        .find("\nkeys! {")
-        .ok_or("key.rs has no `keys! {` table")?;
+    let start = source.find("\nkeys! {").ok_or("key.rs has no `keys! {` table")?;
     let rest = &source[start..];
-    let body = &rest[..rest
-        .find("\n}")
-        .ok_or("the `keys!` table of key.rs is never closed")?];
+    let body = &rest[..rest.find("\n}").ok_or("the `keys!` table of key.rs is never closed")?];
     let mut strings = literals(body)?.into_iter();
     let mut rows = Vec::new();
     while let Some(name) = strings.next() {
-        let mut next = || {
-            strings
-                .next()
-                .ok_or_else(|| format!("the entry {name:?} of key.rs lacks a text"))
-        };
+        let mut next = || strings.next().ok_or_else(|| format!("the entry {name:?} of key.rs lacks a text"));
         let (env, default, doc) = (next()?, next()?, next()?);
         if !env.starts_with("REPLICATE_") {
-            return Err(format!(
-                "the entry {name:?} of key.rs has the variable {env:?}"
-            ));
+            return Err(format!("the entry {name:?} of key.rs has the variable {env:?}"));
         }
         rows.push([name, env, default, doc]);
     }
-    if rows.is_empty() {
-        Err("the `keys!` table of key.rs is empty".to_owned())
-    } else {
-        Ok(rows)
-    }
+    if rows.is_empty() { Err("the `keys!` table of key.rs is empty".to_owned()) } else { Ok(rows) }
 }
 
 /// The string literals of a piece of Rust source without raw strings.
@@ -104,15 +84,8 @@ fn literals(source: &str) -> Outcome<Vec<String>> {
 fn render(rows: &[Row]) -> String {
     let mut text = String::from("| variable | keyword | default | meaning |\n|---|---|---|---|\n");
     for [name, env, default, doc] in rows {
-        let default = if default.is_empty() {
-            String::new()
-        } else {
-            format!("`{default}`")
-        };
-        text += &format!(
-            "| `{env}` | `{name}` | {default} | {} |\n",
-            doc.replace('|', "\\|")
-        );
+        let default = if default.is_empty() { String::new() } else { format!("`{default}`") };
+        text += &format!("| `{env}` | `{name}` | {default} | {} |\n", doc.replace('|', "\\|"));
     }
     text
 }
@@ -135,10 +108,7 @@ mod tests {
     fn rows_come_from_the_source_in_order() {
         let rows = parse(SOURCE).expect("valid");
         assert_eq!(rows.len(), 2);
-        assert_eq!(
-            rows[1],
-            ["key", "REPLICATE_KEY", "1s", "A \"key\"."].map(str::to_owned)
-        );
+        assert_eq!(rows[1], ["key", "REPLICATE_KEY", "1s", "A \"key\"."].map(str::to_owned));
         assert!(render(&rows).contains("| `REPLICATE_URL` | `url` |  | The `a\\|b` replica. |"));
     }
 
@@ -151,10 +121,7 @@ mod tests {
     #[test]
     fn the_table_is_replaced_between_the_markers_only() {
         let readme = format!("a\n{BEGIN}\nold\n{END}\nb\n");
-        assert_eq!(
-            with_table(&readme, "new\n").expect("markers"),
-            format!("a\n{BEGIN}\nnew\n{END}\nb\n")
-        );
+        assert_eq!(with_table(&readme, "new\n").expect("markers"), format!("a\n{BEGIN}\nnew\n{END}\nb\n"));
         assert!(with_table("no markers", "new\n").is_err());
     }
 }

@@ -30,13 +30,7 @@ const PROSE: &[&str] = &["text", ""];
 pub(crate) fn run(counts: &mut Counts) -> Outcome {
     let text = sh::read(&sh::root().join("README.md"))?;
     let blocks = blocks(&text)?;
-    sh::run(&mut sh::cargo(&[
-        "build",
-        "--quiet",
-        "--locked",
-        "--package",
-        "replicate-cli",
-    ]))?;
+    sh::run(&mut sh::cargo(&["build", "--quiet", "--locked", "--package", "replicate-cli"]))?;
     let python = wheel::fresh_venv("readme", &[])?;
     let mut failed = Vec::new();
     for block in blocks.iter().filter(|b| !PROSE.contains(&b.language)) {
@@ -49,54 +43,30 @@ pub(crate) fn run(counts: &mut Counts) -> Outcome {
                 continue;
             }
         }
-        println!(
-            "{place}: {}",
-            if failed.contains(&place) {
-                "failed"
-            } else {
-                "ok"
-            }
-        );
+        println!("{place}: {}", if failed.contains(&place) { "failed" } else { "ok" });
     }
     counts.failed += failed.len() as u64;
-    if failed.is_empty() {
-        Ok(())
-    } else {
-        Err(failed.join(", "))
-    }
+    if failed.is_empty() { Ok(()) } else { Err(failed.join(", ")) }
 }
 
 /// Whether the block succeeded; `None` if it is not for us to run.
 fn run_block(block: &Block<'_>, python: &Path) -> Outcome<Option<bool>> {
-    let folder = sh::target()
-        .join("readme")
-        .join(format!("line-{}", block.line));
+    let folder = sh::target().join("readme").join(format!("line-{}", block.line));
     let mut command = match (block.language, block.runs) {
         (_, false) | ("rust", _) => return Ok(None),
         ("python", _) => interpreter(python.as_os_str(), &["block"]),
         ("sh", _) => interpreter("bash".as_ref(), &["-euo", "pipefail", "block"]),
         (other, _) => {
-            return Err(format!(
-                "README.md:{}: nothing runs blocks of language {other:?}",
-                block.line
-            ));
+            return Err(format!("README.md:{}: nothing runs blocks of language {other:?}", block.line));
         }
     };
     sh::fresh_dir(&folder)?;
     sh::write(&folder.join("block"), &block.text)?;
-    let bins = [
-        python.parent().unwrap_or(Path::new("/")).to_path_buf(),
-        sh::target().join("debug"),
-    ];
+    let bins = [python.parent().unwrap_or(Path::new("/")).to_path_buf(), sh::target().join("debug")];
     let old = std::env::var_os("PATH").unwrap_or_default();
     let path = std::env::join_paths(bins.into_iter().chain(std::env::split_paths(&old)));
     let path = path.map_err(|e| format!("cannot extend PATH: {e}"))?;
-    let outcome = sh::quiet(
-        command
-            .current_dir(&folder)
-            .env("PATH", path)
-            .env("HOME", &folder),
-    );
+    let outcome = sh::quiet(command.current_dir(&folder).env("PATH", path).env("HOME", &folder));
     if let Err(message) = &outcome {
         println!("{message}");
     }
@@ -107,9 +77,7 @@ fn interpreter(program: &std::ffi::OsStr, arguments: &[&str]) -> Command {
     let mut command = sh::cmd(program);
     command.args(arguments);
     // What the caller's shell has set must not make a block work that fails for a reader.
-    for (name, _) in
-        std::env::vars_os().filter(|(n, _)| n.to_string_lossy().starts_with("REPLICATE_"))
-    {
+    for (name, _) in std::env::vars_os().filter(|(n, _)| n.to_string_lossy().starts_with("REPLICATE_")) {
         command.env_remove(name);
     }
     command
@@ -154,19 +122,8 @@ mod tests {
     fn blocks_carry_their_language_line_and_whether_they_run() {
         let text = "a\n```python\nx = 1\n```\n\n```sh no-run\npip install x\n```\n";
         let found = blocks(text).expect("closed");
-        assert_eq!(
-            found[0],
-            Block {
-                language: "python",
-                runs: true,
-                line: 3,
-                text: "x = 1\n".to_owned()
-            }
-        );
-        assert_eq!(
-            (found[1].language, found[1].runs, found[1].line),
-            ("sh", false, 7)
-        );
+        assert_eq!(found[0], Block { language: "python", runs: true, line: 3, text: "x = 1\n".to_owned() });
+        assert_eq!((found[1].language, found[1].runs, found[1].line), ("sh", false, 7));
         assert_eq!(found.len(), 2);
     }
 

@@ -12,11 +12,7 @@ use crate::Outcome;
 /// The root of the repository.
 pub(crate) fn root() -> PathBuf {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-    manifest
-        .ancestors()
-        .nth(2)
-        .expect("the crate lies two folders below the root")
-        .to_path_buf()
+    manifest.ancestors().nth(2).expect("the crate lies two folders below the root").to_path_buf()
 }
 
 /// Cargo's output folder.
@@ -40,21 +36,13 @@ pub(crate) fn cargo(arguments: &[&str]) -> Command {
 
 /// Runs to the end; failure is an error that shows the command.
 pub(crate) fn run(command: &mut Command) -> Outcome {
-    let status = command
-        .status()
-        .map_err(|e| format!("cannot run {}: {e}", show(command)))?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(format!("{} failed: {status}", show(command)))
-    }
+    let status = command.status().map_err(|e| format!("cannot run {}: {e}", show(command)))?;
+    if status.success() { Ok(()) } else { Err(format!("{} failed: {status}", show(command))) }
 }
 
 /// Runs to the end, keeping the output; on failure the output is shown.
 pub(crate) fn quiet(command: &mut Command) -> Outcome<String> {
-    let output = command
-        .output()
-        .map_err(|e| format!("cannot run {}: {e}", show(command)))?;
+    let output = command.output().map_err(|e| format!("cannot run {}: {e}", show(command)))?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     if output.status.success() {
         return Ok(text);
@@ -69,10 +57,7 @@ pub(crate) fn tee(command: &mut Command) -> (String, Outcome) {
     let mut child = match command.stdout(Stdio::piped()).spawn() {
         Ok(child) => child,
         Err(e) => {
-            return (
-                String::new(),
-                Err(format!("cannot run {}: {e}", show(command))),
-            );
+            return (String::new(), Err(format!("cannot run {}: {e}", show(command))));
         }
     };
     let mut kept = String::new();
@@ -112,8 +97,7 @@ pub(crate) fn write(path: &Path, text: &str) -> Outcome {
 /// Makes an empty folder, removing what was there.
 pub(crate) fn fresh_dir(path: &Path) -> Outcome {
     if path.exists() {
-        std::fs::remove_dir_all(path)
-            .map_err(|e| format!("cannot remove {}: {e}", path.display()))?;
+        std::fs::remove_dir_all(path).map_err(|e| format!("cannot remove {}: {e}", path.display()))?;
     }
     make_dir(path)
 }
@@ -125,8 +109,5 @@ pub(crate) fn make_dir(path: &Path) -> Outcome {
 
 fn show(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
-    words
-        .map(|w| w.to_string_lossy())
-        .collect::<Vec<_>>()
-        .join(" ")
+    words.map(|w| w.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }

@@ -17,11 +17,8 @@ struct GoTool {
 }
 
 /// The real S3 server of the tests: checks signatures, honours every condition on writes, keeps metadata.
-const VERSITYGW: GoTool = GoTool {
-    name: "versitygw",
-    package: "github.com/versity/versitygw/cmd/versitygw",
-    version: "v1.8.0",
-};
+const VERSITYGW: GoTool =
+    GoTool { name: "versitygw", package: "github.com/versity/versitygw/cmd/versitygw", version: "v1.8.0" };
 
 /// The oldest 0.5 release that the module proxy serves: 0.5.0 to 0.5.2 were never published as modules, and
 /// `v0.5.3-beta3` is a pre-release. It reads LZ4 frames only, so it judges our default page encoding.
@@ -31,11 +28,7 @@ const LITESTREAM_OLD: GoTool = litestream("v0.5.3");
 const LITESTREAM_NEW: GoTool = litestream("v0.5.18");
 
 const fn litestream(version: &'static str) -> GoTool {
-    GoTool {
-        name: "litestream",
-        package: "github.com/benbjohnson/litestream/cmd/litestream",
-        version,
-    }
+    GoTool { name: "litestream", package: "github.com/benbjohnson/litestream/cmd/litestream", version }
 }
 
 /// Tools from PyPI, all in one environment.
@@ -70,17 +63,11 @@ pub(crate) fn litestream_new() -> Outcome<PathBuf> {
 
 impl GoTool {
     fn installed(&self) -> Outcome<PathBuf> {
-        let path = dir()
-            .join("bin")
-            .join(format!("{}-{}", self.name, self.version));
+        let path = dir().join("bin").join(format!("{}-{}", self.name, self.version));
         if path.exists() {
             return Ok(path);
         }
-        present(
-            "go",
-            &["version"],
-            "install Go 1.26 or later (https://go.dev/dl)",
-        )?;
+        present("go", &["version"], "install Go 1.26 or later (https://go.dev/dl)")?;
         // Staged and renamed, so that an interrupted installation never looks finished.
         let stage = dir().join(format!("stage-{}-{}", self.name, self.version));
         sh::fresh_dir(&stage)?;
@@ -88,12 +75,7 @@ impl GoTool {
         installing(&format!("{} {}", self.name, self.version), || {
             let what = format!("{}@{}", self.package, self.version);
             // Outside the repository's folder, so that no module file of ours is consulted.
-            sh::quiet(
-                sh::cmd("go")
-                    .args(["install", &what])
-                    .env("GOBIN", &stage)
-                    .current_dir(&stage),
-            )
+            sh::quiet(sh::cmd("go").args(["install", &what]).env("GOBIN", &stage).current_dir(&stage))
         })?;
         move_file(&stage.join(self.name), &path)?;
         let _ = std::fs::remove_dir(&stage); // an empty folder left over harms nobody
@@ -110,24 +92,9 @@ pub(crate) fn python_tool(name: &str) -> Outcome<PathBuf> {
         return Ok(venv.join("bin").join(name));
     }
     installing("maturin, pytest, mypy", || {
-        sh::quiet(
-            Command::new(python()?)
-                .args(["-m", "venv", "--clear"])
-                .arg(&venv)
-                .stdin(Stdio::null()),
-        )?;
-        let pip = [
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-        ];
-        sh::quiet(
-            sh::cmd(venv.join("bin/python"))
-                .args(pip)
-                .args(PYTHON_TOOLS),
-        )
+        sh::quiet(Command::new(python()?).args(["-m", "venv", "--clear"]).arg(&venv).stdin(Stdio::null()))?;
+        let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
+        sh::quiet(sh::cmd(venv.join("bin/python")).args(pip).args(PYTHON_TOOLS))
     })?;
     sh::write(&stamp, &wanted)?;
     Ok(venv.join("bin").join(name))
@@ -136,20 +103,10 @@ pub(crate) fn python_tool(name: &str) -> Outcome<PathBuf> {
 /// Makes a fresh Python environment that holds these requirements and nothing else; returns its `python`.
 pub(crate) fn fresh_venv(venv: &Path, requirements: &[&str]) -> Outcome<PathBuf> {
     let pip = python_tool("pip")?;
-    sh::quiet(
-        sh::cmd(python()?)
-            .args(["-m", "venv", "--clear", "--without-pip"])
-            .arg(venv),
-    )?;
+    sh::quiet(sh::cmd(python()?).args(["-m", "venv", "--clear", "--without-pip"]).arg(venv))?;
     let python = venv.join("bin/python");
     let install = ["install", "--quiet", "--disable-pip-version-check"];
-    sh::quiet(
-        sh::cmd(pip)
-            .arg("--python")
-            .arg(&python)
-            .args(install)
-            .args(requirements),
-    )?;
+    sh::quiet(sh::cmd(pip).arg("--python").arg(&python).args(install).args(requirements))?;
     Ok(python)
 }
 
@@ -164,51 +121,31 @@ pub(crate) fn cargo_deny() -> Outcome<PathBuf> {
     installing(&format!("{name} {version}"), || {
         let install = ["install", "--quiet", "--locked", name, "--version", version];
         // Its own build folder: features of its dependencies are not ours.
-        sh::quiet(
-            sh::cargo(&install)
-                .arg("--root")
-                .arg(&root)
-                .arg("--target-dir")
-                .arg(root.join("build")),
-        )
+        sh::quiet(sh::cargo(&install).arg("--root").arg(&root).arg("--target-dir").arg(root.join("build")))
     })?;
-    std::fs::remove_dir_all(root.join("build"))
-        .map_err(|e| format!("cannot remove the build of {name}: {e}"))?;
+    std::fs::remove_dir_all(root.join("build")).map_err(|e| format!("cannot remove the build of {name}: {e}"))?;
     Ok(path)
 }
 
 /// Fails early where the bundled SQLite could not be compiled.
 pub(crate) fn c_compiler() -> Outcome {
     let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".to_owned());
-    present(
-        &compiler,
-        &["--version"],
-        "install a C compiler (Debian: apt-get install build-essential)",
-    )
+    present(&compiler, &["--version"], "install a C compiler (Debian: apt-get install build-essential)")
 }
 
 /// A Python that can make environments.
 fn python() -> Outcome<PathBuf> {
     let (major, minor) = PYTHON_MIN;
-    let way_out = format!(
-        "install Python {major}.{minor} or later with venv (Debian: apt-get install python3-venv)"
-    );
+    let way_out = format!("install Python {major}.{minor} or later with venv (Debian: apt-get install python3-venv)");
     // `ensurepip` is what Debian splits off into python3-venv.
     let probe = format!(
         "import sys, venv, ensurepip; assert sys.version_info >= ({major}, {minor}), sys.version; print(sys.executable)"
     );
     let output = sh::cmd("python3").args(["-c", &probe]).output();
     match output {
-        Ok(done) if done.status.success() => {
-            Ok(PathBuf::from(String::from_utf8_lossy(&done.stdout).trim()))
-        }
+        Ok(done) if done.status.success() => Ok(PathBuf::from(String::from_utf8_lossy(&done.stdout).trim())),
         Ok(done) => {
-            let text = String::from_utf8_lossy(&done.stderr)
-                .trim()
-                .lines()
-                .last()
-                .unwrap_or_default()
-                .to_owned();
+            let text = String::from_utf8_lossy(&done.stderr).trim().lines().last().unwrap_or_default().to_owned();
             Err(format!("python3 will not do ({text}); {way_out}"))
         }
         Err(e) => Err(format!("python3 does not run ({e}); {way_out}")),
@@ -216,12 +153,7 @@ fn python() -> Outcome<PathBuf> {
 }
 
 fn present(program: &str, arguments: &[&str], way_out: &str) -> Outcome {
-    match sh::cmd(program)
-        .args(arguments)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-    {
+    match sh::cmd(program).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).status() {
         Ok(status) if status.success() => Ok(()),
         Ok(status) => Err(format!("{program} does not work ({status}); {way_out}")),
         Err(e) => Err(format!("{program} does not run ({e}); {way_out}")),
@@ -238,8 +170,7 @@ fn installing<T>(what: &str, work: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
 }
 
 fn move_file(from: &Path, to: &Path) -> Outcome {
-    std::fs::rename(from, to)
-        .map_err(|e| format!("cannot move {} to {}: {e}", from.display(), to.display()))
+    std::fs::rename(from, to).map_err(|e| format!("cannot move {} to {}: {e}", from.display(), to.display()))
 }
 
 #[cfg(test)]
@@ -249,10 +180,7 @@ mod tests {
     #[test]
     fn a_missing_program_is_an_error_that_names_the_way_out() {
         let error = present("no-such-program-anywhere", &[], "install it").expect_err("missing");
-        assert!(
-            error.contains("no-such-program-anywhere") && error.contains("install it"),
-            "{error}"
-        );
+        assert!(error.contains("no-such-program-anywhere") && error.contains("install it"), "{error}");
     }
 
     #[test]
