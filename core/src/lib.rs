@@ -1,5 +1,7 @@
 //! Continuous backup of SQLite databases to object storage, from inside the program that uses them.
 
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_macros))]
+
 pub mod blob;
 pub mod clock;
 pub mod config;

@@ -30,6 +30,7 @@
 //! # Ok::<(), replicate_format::FormatError>(())
 //! ```
 
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_macros))]
 #![forbid(unsafe_code)]
 
 pub mod checksum;

@@ -1,0 +1,64 @@
+//! One banned call for each `std` entry of `.ci/clippy.toml`. `cargo xtask check` runs clippy on this crate
+//! and fails unless every one of them is reported: so the list is really loaded, and every path in it is real.
+//! This code is never run.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_macros)]
+#![allow(unused_must_use, unsafe_code, clippy::missing_safety_doc)]
+
+use std::fs;
+use std::path::Path;
+
+/// Time.
+pub fn time() {
+    std::time::SystemTime::now();
+    std::time::Instant::now();
+    std::thread::sleep(std::time::Duration::ZERO);
+}
+
+/// Environment.
+pub unsafe fn environment() {
+    std::env::var("x");
+    std::env::var_os("x");
+    std::env::vars();
+    std::env::vars_os();
+    // SAFETY: never run.
+    unsafe {
+        std::env::set_var("x", "y");
+        std::env::remove_var("x");
+    }
+}
+
+/// Files.
+pub fn files(path: &Path, permissions: fs::Permissions) {
+    fs::File::open(path);
+    fs::File::create(path);
+    fs::File::create_new(path);
+    fs::OpenOptions::new().open(path);
+    fs::DirBuilder::new().create(path);
+    fs::canonicalize(path);
+    fs::copy(path, path);
+    fs::create_dir(path);
+    fs::create_dir_all(path);
+    fs::exists(path);
+    fs::hard_link(path, path);
+    fs::metadata(path);
+    fs::read(path);
+    fs::read_dir(path);
+    fs::read_link(path);
+    fs::read_to_string(path);
+    fs::remove_dir(path);
+    fs::remove_dir_all(path);
+    fs::remove_file(path);
+    fs::rename(path, path);
+    fs::set_permissions(path, permissions);
+    fs::symlink_metadata(path);
+    fs::write(path, "");
+}
+
+/// Output.
+pub fn output() {
+    print!("x");
+    println!("x");
+    eprint!("x");
+    eprintln!("x");
+}

@@ -1,0 +1,139 @@
+//! `cargo xtask check`: what must hold before a commit. All steps run; the command fails if one does.
+
+use std::process::Command;
+use std::time::Instant;
+
+use crate::Outcome;
+use crate::layers;
+use crate::links;
+use crate::options;
+use crate::sh;
+use crate::tools;
+
+struct Step {
+    name: &'static str,
+    run: fn() -> Outcome,
+}
+
+const STEPS: &[Step] = &[
+    Step { name: "format", run: || sh::run(&mut sh::cargo(&["fmt", "--all", "--check"])) },
+    Step { name: "layers and cycles", run: layers::verify },
+    Step { name: "option table", run: options::verify },
+    Step { name: "links", run: links::verify },
+    Step { name: "banned calls are denied", run: bans_are_denied },
+    Step { name: "banned calls are known (canary)", run: canary },
+    Step { name: "clippy", run: clippy },
+    Step { name: "documents", run: documents },
+    Step { name: "licences and sources", run: deny },
+];
+
+/// Crates whose `lib.rs` must deny the calls of `.ci/clippy.toml`.
+const SIMULATED: &[&str] = &["core/src/lib.rs", "core/format/src/lib.rs"];
+
+/// The attribute by which they do. Their tests may call what they like.
+const DENIES: &str = "#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_macros))]";
+
+/// The command.
+pub(crate) fn run(arguments: &[String]) -> Outcome {
+    sh::no_arguments(arguments)?;
+    let mut failed = Vec::new();
+    for step in STEPS {
+        let start = Instant::now();
+        let outcome = (step.run)();
+        let mark = if outcome.is_ok() { "ok" } else { "FAILED" };
+        println!("{:<34}{mark:<8}{:>6.1} s", step.name, start.elapsed().as_secs_f64());
+        if let Err(message) = outcome {
+            println!("{message}");
+            failed.push(step.name);
+        }
+    }
+    if failed.is_empty() { Ok(()) } else { Err(format!("failed: {}", failed.join(", "))) }
+}
+
+fn clippy() -> Outcome {
+    let arguments = ["clippy", "--quiet", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"];
+    sh::run(&mut sh::cargo(&arguments))
+}
+
+fn bans_are_denied() -> Outcome {
+    for file in SIMULATED {
+        if !sh::read(&sh::root().join(file))?.lines().any(|l| l == DENIES) {
+            return Err(format!("{file} lacks the line {DENIES}"));
+        }
+    }
+    Ok(())
+}
+
+/// Clippy must report every `std` path of its list on the canary, which calls each of them.
+fn canary() -> Outcome {
+    let list = sh::read(&sh::root().join(".ci/clippy.toml"))?;
+    // Clippy says nothing about a crate that it has checked before and that has not changed; a folder of its
+    // own, emptied, makes it look again.
+    let folder = sh::target().join("canary");
+    sh::fresh_dir(&folder)?;
+    let mut command = sh::cargo(&["clippy", "--quiet", "--offline", "--manifest-path", ".ci/canary/Cargo.toml"]);
+    let reports = clippy_reports(command.arg("--target-dir").arg(&folder))?;
+    let missing: Vec<String> = std_paths(&list).into_iter().filter(|p| !reports.contains(&format!("`{p}`"))).collect();
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("clippy does not report these calls of .ci/canary: {}", missing.join(", ")))
+    }
+}
+
+fn clippy_reports(command: &mut Command) -> Outcome<String> {
+    let output = command.output().map_err(|e| format!("cannot run clippy on the canary: {e}"))?;
+    if output.status.success() {
+        return Err("clippy found nothing in .ci/canary: .ci/clippy.toml is not loaded".to_owned());
+    }
+    Ok(String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// The paths of the list that need no dependency.
+fn std_paths(list: &str) -> Vec<String> {
+    let paths = list.lines().filter_map(|l| l.split_once("path = \"")?.1.split_once('"').map(|(path, _)| path));
+    paths.filter(|p| p.starts_with("std::")).map(str::to_owned).collect()
+}
+
+/// Our own documents, with every broken link an error.
+fn documents() -> Outcome {
+    let mut command = sh::cargo(&["doc", "--quiet", "--locked", "--no-deps", "--lib"]);
+    command.args(["--package", "sqlite-replicate", "--package", "replicate-format"]);
+    sh::run(command.env("RUSTDOCFLAGS", "-D warnings"))
+}
+
+fn deny() -> Outcome {
+    let deny = tools::cargo_deny()?;
+    let config = ["--locked", "--config", ".ci/deny.toml", "check", "--hide-inclusion-graph"];
+    sh::quiet(sh::cmd(&deny).args(config).args(["licenses", "bans", "sources"]))?;
+    advisories(&deny)
+}
+
+/// Known vulnerabilities. Their database is fetched from its own host; where that cannot be reached (a closed
+/// network) this says so and goes on, because nothing can be known then. A database that is there decides.
+fn advisories(deny: &std::path::Path) -> Outcome {
+    let fetched = sh::cmd(deny).args(["--config", ".ci/deny.toml", "fetch", "db"]).output();
+    match fetched {
+        Ok(done) if done.status.success() => {
+            let config = ["--locked", "--config", ".ci/deny.toml", "check", "--disable-fetch", "advisories"];
+            sh::quiet(sh::cmd(deny).args(config)).map(drop)
+        }
+        Ok(done) => {
+            let reason = String::from_utf8_lossy(&done.stderr).trim().lines().last().unwrap_or_default().to_owned();
+            println!("advisories not checked, their database cannot be fetched: {reason}");
+            Ok(())
+        }
+        Err(e) => Err(format!("cannot run {}: {e}", deny.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_paths_of_the_standard_library_are_asked_of_the_canary() {
+        let list = "    { path = \"std::fs::read\", reason = \"x\" },\n    { path = \"tokio::time::sleep\", reason = \"y\" },\n";
+        assert_eq!(std_paths(list), ["std::fs::read"]);
+    }
+}

@@ -1,0 +1,243 @@
+//! `cargo xtask test`: every test of the repository, in parts.
+//!
+//! [`PARTS`] is the list of parts and the place each one tests. All parts whose place exists run; one that
+//! fails does not keep the others from running. The summary counts what the test runners themselves report.
+
+use std::time::{Duration, Instant};
+
+use crate::Outcome;
+use crate::readme;
+use crate::sh;
+use crate::tools;
+use crate::wheel;
+
+struct Part {
+    name: &'static str,
+    /// The part runs where this path exists in the tree.
+    tests: &'static str,
+    run: fn(filters: &[String], counts: &mut Counts) -> Outcome,
+}
+
+const PARTS: &[Part] = &[
+    Part { name: "rust", tests: "Cargo.toml", run: rust },
+    Part { name: "docs", tests: "Cargo.toml", run: doc_tests },
+    Part { name: "locks", tests: "core/locklab/test_locks.py", run: |_, counts| locks_into(counts) },
+    Part { name: "python", tests: "py/tests", run: |_, counts| python(counts) },
+    Part { name: "readme", tests: "README.md", run: |_, counts| readme::run(counts) },
+];
+
+/// Tests as their runners counted them.
+#[derive(Debug, Default, Eq, PartialEq)]
+pub(crate) struct Counts {
+    pub(crate) passed: u64,
+    pub(crate) failed: u64,
+    pub(crate) skipped: u64,
+}
+
+struct Row {
+    name: &'static str,
+    counts: Counts,
+    time: Duration,
+    outcome: Outcome,
+}
+
+/// The command.
+pub(crate) fn run(words: &[String]) -> Outcome {
+    if let Some(flag) = words.iter().find(|w| w.starts_with('-')) {
+        return Err(format!("unknown flag {flag:?}; words select parts or Rust tests"));
+    }
+    let (selected, filters) = select(words);
+    let absent = selected.iter().filter(|p| !sh::root().join(p.tests).exists());
+    let absent: Vec<String> = absent.map(|p| format!("{} ({})", p.name, p.tests)).collect();
+    let rows: Vec<Row> =
+        selected.into_iter().filter(|p| sh::root().join(p.tests).exists()).map(|p| run_part(p, &filters)).collect();
+    summary(&rows, &absent)
+}
+
+/// The parts to run and the names of Rust tests to run: without words everything; with words the parts that
+/// are named, and the Rust tests if there are words that name no part.
+fn select(words: &[String]) -> (Vec<&'static Part>, Vec<String>) {
+    let (named, filters): (Vec<_>, Vec<_>) = words.iter().cloned().partition(|w| PARTS.iter().any(|p| p.name == w));
+    let wanted =
+        |p: &&Part| words.is_empty() || named.iter().any(|n| n == p.name) || (p.name == "rust" && !filters.is_empty());
+    (PARTS.iter().filter(wanted).collect(), filters)
+}
+
+fn run_part(part: &Part, filters: &[String]) -> Row {
+    println!("== {}", part.name);
+    let start = Instant::now();
+    let mut counts = Counts::default();
+    let outcome = (part.run)(filters, &mut counts);
+    if let Err(message) = &outcome {
+        println!("{}: {message}", part.name);
+    }
+    Row { name: part.name, counts, time: start.elapsed(), outcome }
+}
+
+fn summary(rows: &[Row], absent: &[String]) -> Outcome {
+    println!("\n{:<10}{:>8}{:>8}{:>9}{:>9}", "part", "passed", "failed", "skipped", "seconds");
+    for row in rows {
+        let Counts { passed, failed, skipped } = row.counts;
+        let mark = if row.outcome.is_err() { "  FAILED" } else { "" };
+        println!("{:<10}{passed:>8}{failed:>8}{skipped:>9}{:>9.1}{mark}", row.name, row.time.as_secs_f64());
+    }
+    if !absent.is_empty() {
+        println!("not in this tree: {}", absent.join(", "));
+    }
+    let sum = |of: fn(&Counts) -> u64| rows.iter().map(|r| of(&r.counts)).sum::<u64>();
+    let (passed, failed, skipped) = (sum(|c| c.passed), sum(|c| c.failed), sum(|c| c.skipped));
+    let broken: Vec<&str> = rows.iter().filter(|r| r.outcome.is_err()).map(|r| r.name).collect();
+    let skips = if skipped > 0 { format!(", {skipped} skipped") } else { String::new() };
+    println!("{passed} passed, {failed} failed{skips}");
+    match (broken.is_empty(), failed, passed) {
+        (false, ..) => Err(format!("failed parts: {}", broken.join(", "))),
+        (true, 1.., _) => Err("a runner reported failures but no error".to_owned()),
+        (true, 0, 0) => Err("no test ran".to_owned()),
+        (true, 0, _) => Ok(()),
+    }
+}
+
+/// The Rust tests of the workspace. The Python module is left out: it is tested as an installed wheel, and
+/// linking it into a test program would need a Python to link against.
+fn rust(filters: &[String], counts: &mut Counts) -> Outcome {
+    tools::c_compiler()?;
+    let versitygw = tools::versitygw()?;
+    // Binaries and the lock laboratory's library are what some tests start.
+    sh::run(&mut sh::cargo(&["build", "--quiet", "--locked", "--workspace", "--exclude", "replicate-py"]))?;
+    let mut command = sh::cargo(&["test", "--quiet", "--locked", "--workspace", "--exclude", "replicate-py"]);
+    command.args(["--no-fail-fast", "--lib", "--bins", "--tests", "--"]).args(filters);
+    let (text, outcome) = sh::tee(command.env("REPLICATE_VERSITYGW", versitygw));
+    counts.add_cargo(&text);
+    outcome
+}
+
+fn doc_tests(_: &[String], counts: &mut Counts) -> Outcome {
+    let arguments =
+        ["test", "--quiet", "--locked", "--workspace", "--exclude", "replicate-py", "--no-fail-fast", "--doc"];
+    let (text, outcome) = sh::tee(&mut sh::cargo(&arguments));
+    counts.add_cargo(&text);
+    outcome
+}
+
+/// The command `locks`.
+pub(crate) fn locks() -> Outcome {
+    locks_into(&mut Counts::default())
+}
+
+/// Host SQLite and engine SQLite in one process: Python is the host, the laboratory library the engine.
+fn locks_into(counts: &mut Counts) -> Outcome {
+    sh::run(&mut sh::cargo(&["build", "--quiet", "--locked", "--package", "replicate-locklab"]))?;
+    let library = sh::target().join("debug/libreplicate_locklab.so");
+    let mut command = sh::cmd(tools::python_tool("python")?);
+    command.args(["-m", "pytest", "-q", "-p", "no:cacheprovider", "core/locklab/test_locks.py"]);
+    let (text, outcome) = sh::tee(command.env("REPLICATE_LOCKLAB", library).env("PYTHONDONTWRITEBYTECODE", "1"));
+    counts.add_pytest(&text);
+    outcome
+}
+
+/// The wheel in a fresh environment: its tests, and its types as a strict user sees them.
+fn python(counts: &mut Counts) -> Outcome {
+    let python = wheel::fresh_venv("test", &[tools::PYTEST])?;
+    let versitygw = tools::versitygw()?;
+    let mut command = sh::cmd(&python);
+    command.args(["-m", "pytest", "-q", "-p", "no:cacheprovider", "py/tests"]);
+    command.env("REPLICATE_VERSITYGW", versitygw).env("PYTHONDONTWRITEBYTECODE", "1");
+    let (text, tests) = sh::tee(&mut command);
+    counts.add_pytest(&text);
+    let types = types(&python);
+    tests.and(types)
+}
+
+fn types(python: &std::path::Path) -> Outcome {
+    let consumer = "py/tests/typing_consumer.py";
+    if !sh::root().join(consumer).exists() {
+        println!("no {consumer}: types are not checked");
+        return Ok(());
+    }
+    let mut command = sh::cmd(tools::python_tool("mypy")?);
+    command.arg("--strict").arg("--python-executable").arg(python).arg("--cache-dir").arg(sh::target().join("mypy"));
+    sh::run(command.arg(consumer))
+}
+
+impl Counts {
+    /// Adds the `test result:` lines of cargo's runner.
+    fn add_cargo(&mut self, output: &str) {
+        for line in output.lines().filter(|l| l.starts_with("test result:")) {
+            self.add_words(line, &["ignored"]);
+        }
+    }
+
+    /// Adds pytest's last line.
+    fn add_pytest(&mut self, output: &str) {
+        let is_total =
+            |l: &&str| l.contains(" in ") && (l.contains(" passed") || l.contains(" failed") || l.contains(" error"));
+        if let Some(line) = output.lines().rfind(is_total) {
+            self.add_words(line, &["skipped", "xfailed", "deselected"]);
+        }
+    }
+
+    /// Adds every `N word` of a line.
+    fn add_words(&mut self, line: &str, skipped: &[&str]) {
+        let words: Vec<&str> = line.split(|c: char| !c.is_alphanumeric()).filter(|w| !w.is_empty()).collect();
+        for pair in words.windows(2) {
+            let Ok(n) = pair[0].parse::<u64>() else {
+                continue;
+            };
+            match pair[1] {
+                "passed" => self.passed += n,
+                "failed" | "error" | "errors" => self.failed += n,
+                other if skipped.contains(&other) => self.skipped += n,
+                _ => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Vec<String> {
+        text.split_whitespace().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn all_parts_run_without_words_and_only_the_named_ones_with_words() {
+        let names = |w: &str| select(&words(w)).0.iter().map(|p| p.name).collect::<Vec<_>>();
+        assert_eq!(names("").len(), PARTS.len());
+        assert_eq!(names("python"), ["python"]);
+        assert_eq!(names("some_test_name"), ["rust"]);
+        assert_eq!(names("some_test_name readme"), ["rust", "readme"]);
+        assert_eq!(select(&words("python a b")).1, ["a", "b"]);
+    }
+
+    #[test]
+    fn an_unknown_flag_is_an_error() {
+        assert!(run(&words("--frobnicate")).is_err());
+    }
+
+    #[test]
+    fn counts_come_from_the_lines_of_both_runners() {
+        let mut counts = Counts::default();
+        counts.add_cargo(
+            "test result: ok. 7 passed; 0 failed; 1 ignored; 0 measured; 3 filtered out; finished in 0.1s\n\
+             test result: FAILED. 2 passed; 4 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.1s\n",
+        );
+        assert_eq!(counts, Counts { passed: 9, failed: 4, skipped: 1 });
+        counts.add_pytest("2 failed, 5 passed, 1 skipped, 1 error in 3.20s\n");
+        assert_eq!(counts, Counts { passed: 14, failed: 7, skipped: 2 });
+    }
+
+    #[test]
+    fn a_failed_part_or_an_empty_run_fails_the_whole() {
+        let row = |passed, outcome| Row {
+            name: "x",
+            counts: Counts { passed, ..Counts::default() },
+            time: Duration::ZERO,
+            outcome,
+        };
+        assert!(summary(&[row(3, Ok(()))], &[]).is_ok());
+        assert!(summary(&[row(3, Ok(())), row(1, Err("broken".to_owned()))], &[]).is_err());
+        assert!(summary(&[row(0, Ok(()))], &[]).is_err());
+    }
+}
