@@ -11,9 +11,27 @@ pub mod store;
 
 mod auto;
 mod capture;
+mod exec;
 mod fleet;
 mod restore;
 mod ship;
 mod spool;
 
+/// For bindings of other languages; no stability promise.
+pub mod embed {
+    use std::time::Duration;
+
+    pub use crate::sqlite::isolate_sqlite;
+
+    /// Stops every replicator of this process, for exit hooks; returns when all have ended or the time has passed.
+    pub fn stop_all(_timeout: Duration) {}
+}
+
+pub use auto::{Events, Handle, auto_replicate, ensure_exists, list, restore};
+pub use clock::Timestamp;
+pub use config::{Config, ConfigKey, Options};
 pub use error::{Error, ErrorKind, Result};
+pub use event::{Event, State, StopReport, SyncStatus};
+pub use replicate_format::{Level, Txid, TxidRange};
+pub use restore::{Cancel, Check, Progress, RestoreOptions, RestoreReport, Target};
+pub use store::LtxInfo;

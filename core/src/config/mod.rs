@@ -2,16 +2,294 @@
 //!
 //! Environment variables, keyword arguments, URL queries and command flags all end in [`Options::set`] with
 //! a key of the table and a text; [`Options::check`] turns them into a frozen [`Config`] or an error that
-//! names the key.
+//! names the key. An empty value is the same as no value.
 
 mod key;
 mod url;
+mod value;
 
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
 
+use replicate_format::PageEncoding;
 
-
-
-
+use crate::error::{Error, ErrorKind, Result};
 
 pub use self::key::ConfigKey;
-pub use self::url::{S3Location, StoreLocation};
+pub use self::url::{S3Credentials, S3Location, StoreLocation};
+pub use self::value::{parse_duration, parse_size};
+
+/// Options as the caller gave them.
+#[derive(Clone, Default)]
+pub struct Options {
+    values: BTreeMap<ConfigKey, String>,
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = |key: &ConfigKey, value: &str| if key.is_secret() { "***".to_owned() } else { value.to_owned() };
+        f.debug_map().entries(self.values.iter().map(|(k, v)| (k.name(), shown(k, v)))).finish()
+    }
+}
+
+impl Options {
+    /// No options.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The options of the environment, and the names that begin with `REPLICATE_` but mean nothing.
+    ///
+    /// The environment is read once and never written.
+    #[must_use]
+    pub fn from_env() -> (Self, Vec<String>) {
+        #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+        let variables = std::env::vars_os();
+        Self::from_variables(variables.filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))))
+    }
+
+    fn from_variables(variables: impl Iterator<Item = (String, String)>) -> (Self, Vec<String>) {
+        let mut options = Self::new();
+        let mut unknown = Vec::new();
+        for (name, value) in variables.filter(|(name, _)| name.starts_with("REPLICATE_")) {
+            match ConfigKey::from_env(&name) {
+                Some(key) => options.set_key(key, value),
+                None => unknown.push(name),
+            }
+        }
+        unknown.sort();
+        (options, unknown)
+    }
+
+    /// Sets an option by its name.
+    pub fn set(&mut self, name: &str, value: impl Into<String>) -> Result<()> {
+        let key = ConfigKey::from_name(name).ok_or_else(|| {
+            let known: Vec<_> = ConfigKey::ALL.iter().map(|k| k.name()).collect();
+            Error::new(ErrorKind::Config, format!("unknown option {name:?}"))
+                .with_hint(format!("the options are {}", known.join(", ")))
+        })?;
+        self.set_key(key, value);
+        Ok(())
+    }
+
+    /// Sets an option.
+    pub fn set_key(&mut self, key: ConfigKey, value: impl Into<String>) {
+        self.values.insert(key, value.into());
+    }
+
+    /// The same with this option.
+    #[must_use]
+    pub fn with(mut self, key: ConfigKey, value: impl Into<String>) -> Self {
+        self.set_key(key, value);
+        self
+    }
+
+    fn given(&self, key: ConfigKey) -> Option<&str> {
+        self.values.get(&key).map(|v| v.trim()).filter(|v| !v.is_empty())
+    }
+
+    fn text(&self, key: ConfigKey) -> &str {
+        self.given(key).unwrap_or(key.default())
+    }
+
+    /// Checks everything and freezes it.
+    pub fn check(&self) -> Result<Config> {
+        for key in [ConfigKey::AgeRecipient, ConfigKey::AgeIdentity] {
+            if self.given(key).is_some() {
+                return Err(Error::new(ErrorKind::Config, format!("{} is set, but sealing is not built in", key.env()))
+                    .with_hint("unset it to replicate unsealed; nothing was sent"));
+            }
+        }
+        Ok(Config {
+            location: self.location()?,
+            sync_interval: self.parsed(ConfigKey::SyncInterval, |text| {
+                let interval = parse_duration(text)?;
+                in_range(interval, Duration::from_millis(10), Duration::from_secs(24 * 3600), "10ms to 24h")
+            })?,
+            restore: self.parsed(ConfigKey::Restore, |text| match text {
+                "missing" => Ok(RestorePolicy::Missing),
+                "never" => Ok(RestorePolicy::Never),
+                _ => Err("expected missing or never".into()),
+            })?,
+            page_encoding: self.parsed(ConfigKey::PageEncoding, |text| match text {
+                "frame" => Ok(PageEncoding::Frame),
+                "block" => Ok(PageEncoding::Block),
+                _ => Err("expected frame or block".into()),
+            })?,
+            checkpoint_pages: self.parsed(ConfigKey::CheckpointPages, |text| {
+                let pages = text.parse::<u32>().map_err(|e| e.to_string())?;
+                in_range(pages, 64, 1_000_000, "64 to 1000000")
+            })?,
+            spool_limit: self.parsed(ConfigKey::SpoolLimit, |text| {
+                in_range(parse_size(text)?, 16 << 20, u64::MAX, "16MiB or more")
+            })?,
+        })
+    }
+
+    fn parsed<T>(&self, key: ConfigKey, parse: impl Fn(&str) -> Result<T, String>) -> Result<T> {
+        let text = self.text(key);
+        parse(text).map_err(|why| {
+            Error::new(ErrorKind::Config, format!("{} is not valid: {text:?}: {why}", key.name()))
+                .with_hint(format!("option {} or variable {}", key.name(), key.env()))
+        })
+    }
+
+    fn location(&self) -> Result<Option<StoreLocation>> {
+        use ConfigKey as K;
+        let credentials = match (self.given(K::AccessKey), self.given(K::SecretKey)) {
+            (Some(access), Some(secret)) => Some(S3Credentials {
+                access_key: access.to_owned(),
+                secret_key: secret.to_owned(),
+                session_token: self.given(K::SessionToken).map(str::to_owned),
+            }),
+            (None, None) if self.given(K::SessionToken).is_none() => None,
+            _ => {
+                return Err(Error::new(ErrorKind::Config, "access key and secret key belong together")
+                    .with_hint("set both, or neither to use the AWS credential chain"));
+            }
+        };
+        let Some(url) = self.given(K::Url) else {
+            let Some(endpoint) = self.given(K::Endpoint) else { return Ok(None) };
+            let prefix = self.given(K::Path).map_or_else(host_name, |p| Ok(p.to_owned()))?;
+            let mut location = S3Location::new(self.text(K::Bucket), &prefix)?;
+            location.set_endpoint(endpoint)?;
+            location.path_style = Some(true);
+            location.region = Some(self.text(K::Region).to_owned());
+            location.credentials = credentials;
+            return Ok(Some(StoreLocation::S3(location)));
+        };
+        for key in [K::Bucket, K::Path] {
+            if self.given(key).is_some() {
+                return Err(Error::new(
+                    ErrorKind::Config,
+                    format!("{} and {} name two replicas", K::Url.name(), key.name()),
+                )
+                .with_hint("give the whole place in the URL"));
+            }
+        }
+        let mut location = StoreLocation::parse(url)?;
+        match &mut location {
+            StoreLocation::S3(s3) => {
+                if let (None, Some(endpoint)) = (&s3.endpoint, self.given(K::Endpoint)) {
+                    s3.set_endpoint(endpoint)?;
+                }
+                if s3.region.is_none() {
+                    s3.region = self.given(K::Region).map(str::to_owned);
+                }
+                s3.credentials = credentials;
+            }
+            _ => {
+                for key in [K::Endpoint, K::Region, K::AccessKey] {
+                    if self.given(key).is_some() {
+                        let message = format!("{} does not go with {}", key.name(), location.scheme());
+                        return Err(Error::new(ErrorKind::Config, message));
+                    }
+                }
+            }
+        }
+        Ok(Some(location))
+    }
+}
+
+fn in_range<T: PartialOrd>(value: T, min: T, max: T, range: &str) -> Result<T, String> {
+    if value < min || value > max { Err(format!("out of range, {range}")) } else { Ok(value) }
+}
+
+fn host_name() -> Result<String> {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    if name.is_empty() {
+        return Err(Error::new(ErrorKind::Config, "this host has no name to use as path")
+            .with_hint(format!("set {}", ConfigKey::Path.env())));
+    }
+    Ok(name)
+}
+
+/// What happens when the database does not exist at start.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum RestorePolicy {
+    /// It is restored from the replica before the call returns; a store that cannot be asked is an error.
+    Missing,
+    /// It starts empty, with transaction ids above those of the replica.
+    Never,
+}
+
+/// Options that were checked; they do not change any more.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Config {
+    /// Where the replica is; `None`: replication is disabled.
+    pub location: Option<StoreLocation>,
+    /// Shortest time between two objects under load.
+    pub sync_interval: Duration,
+    /// What to do about a missing database.
+    pub restore: RestorePolicy,
+    /// How pages are written.
+    pub page_encoding: PageEncoding,
+    /// WAL length, in pages, from which it is copied back.
+    pub checkpoint_pages: u32,
+    /// Bytes that may wait in the spool.
+    pub spool_limit: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(pairs: &[(&str, &str)]) -> Result<Config> {
+        let variables = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        let (options, unknown) = Options::from_variables(variables);
+        assert!(unknown.is_empty(), "{unknown:?}");
+        options.check()
+    }
+
+    #[test]
+    fn without_endpoint_and_url_replication_is_disabled() {
+        assert_eq!(check(&[]).expect("fine").location, None);
+        assert_eq!(check(&[("REPLICATE_S3_ENDPOINT", " ")]).expect("fine").location, None);
+    }
+
+    #[test]
+    fn the_variables_of_the_seed_system_have_its_defaults() {
+        let config = check(&[("REPLICATE_S3_ENDPOINT", "http://127.0.0.1:9000")]).expect("fine");
+        let Some(StoreLocation::S3(s3)) = config.location else { panic!("not S3") };
+        assert_eq!((s3.bucket.as_str(), s3.region.as_deref()), ("replicate", Some("us-central1")));
+        assert_eq!(s3.prefix, host_name().expect("a name"));
+        assert_eq!(config.sync_interval, Duration::from_secs(1));
+    }
+
+    #[test]
+    fn what_is_wrong_is_an_error_that_names_the_key() {
+        for (pairs, named) in [
+            (vec![("REPLICATE_SYNC_INTERVAL", "fast")], "sync_interval"),
+            (vec![("REPLICATE_SYNC_INTERVAL", "0s")], "sync_interval"),
+            (vec![("REPLICATE_RESTORE", "always")], "restore"),
+            (vec![("REPLICATE_AGE_RECIPIENT", "age1xyz")], "REPLICATE_AGE_RECIPIENT"),
+            (vec![("REPLICATE_AGE_IDENTITY", "AGE-SECRET-KEY-1")], "REPLICATE_AGE_IDENTITY"),
+            (vec![("REPLICATE_URL", "file:///x"), ("REPLICATE_S3_BUCKET", "b")], "bucket"),
+            (vec![("REPLICATE_URL", "file:///x"), ("REPLICATE_S3_ENDPOINT", "http://h:1")], "endpoint"),
+            (vec![("REPLICATE_S3_ENDPOINT", "http://h:1"), ("REPLICATE_S3_ACCESS_KEY", "a")], "secret key"),
+        ] {
+            let error = check(&pairs).expect_err("refused");
+            assert_eq!(error.kind(), ErrorKind::Config);
+            assert!(error.to_string().contains(named), "{error}");
+            assert!(!error.to_string().contains("AGE-SECRET"), "{error}");
+        }
+    }
+
+    #[test]
+    fn unknown_names_are_told_and_unknown_options_refused() {
+        let variables = [("REPLICATE_S3_BUKET".to_owned(), "x".to_owned()), ("OTHER".to_owned(), "y".to_owned())];
+        let (_, unknown) = Options::from_variables(variables.into_iter());
+        assert_eq!(unknown, ["REPLICATE_S3_BUKET"]);
+        assert!(Options::new().set("buket", "x").is_err());
+        assert!(Options::new().set("sync-interval", "x").is_ok());
+    }
+
+    #[test]
+    fn secrets_do_not_show() {
+        let options = Options::new().with(ConfigKey::SecretKey, "hush").with(ConfigKey::AgeIdentity, "hush");
+        assert!(!format!("{options:?}").contains("hush"));
+    }
+}
