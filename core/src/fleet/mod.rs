@@ -1,1 +1,9 @@
-//! fleet
+//! Databases under replication: one task group each, with its schedule and what it shares with its handles.
+
+mod hostlock;
+mod member;
+mod schedule;
+mod shared;
+
+pub(crate) use self::member::{Env, Member};
+pub(crate) use self::shared::{Queue, Shared};

@@ -1,1 +1,61 @@
-//! ship
+//! From the spool to the store: in order, one at a time, each name written once.
+//!
+//! A capture counts as arrived when the store has acknowledged it and everything before it. Nothing later is
+//! put before, so the store never holds a chain with a hole. An object that is there already must be the one
+//! we would have written (an answer was lost); anything else means a second writer, and we stop.
+
+mod backoff;
+mod reconcile;
+
+use replicate_format::TxidRange;
+
+use crate::blob::{Body, ObjectKey};
+use crate::error::{Error, ErrorKind, Result};
+use crate::spool::SpoolFile;
+use crate::store::{LtxStore, PutOutcome};
+
+pub(crate) use self::backoff::Backoff;
+pub(crate) use self::reconcile::{LocalChain, Reconciled, RemoteChain, reconcile};
+
+/// Bytes compared at a time.
+const COMPARE: u64 = 4 << 20;
+
+/// Puts one file. Returns when the store has it.
+pub(crate) async fn ship_file(store: &LtxStore, file: &SpoolFile, body: Body) -> Result<()> {
+    match store.put(file.level, file.txids, body.clone(), file.created).await? {
+        PutOutcome::Stored { size } if size == file.size => Ok(()),
+        PutOutcome::Stored { size } => Err(Error::new(
+            ErrorKind::Unavailable,
+            format!("the store kept {size} bytes of {} txids={}", file.size, file.txids),
+        )),
+        PutOutcome::Exists(key) => prove_same(store, &key, file, body).await,
+    }
+}
+
+async fn prove_same(store: &LtxStore, key: &ObjectKey, file: &SpoolFile, body: Body) -> Result<()> {
+    let mut offset = 0;
+    loop {
+        // One byte more than ours, to see an object that is longer.
+        let end = (offset + COMPARE).min(file.size);
+        let beyond = if end == file.size { end + 1 } else { end };
+        let theirs = store.get_key(key, Some(offset..beyond)).await.map_err(Error::from)?;
+        let ours = body.read(offset..end).await?;
+        if theirs != ours {
+            return Err(diverged(store, file.txids));
+        }
+        offset = end;
+        if offset == file.size {
+            tracing::debug!(%key, "object was there already, and is ours");
+            return Ok(());
+        }
+    }
+}
+
+fn diverged(store: &LtxStore, txids: TxidRange) -> Error {
+    Error::new(
+        ErrorKind::Diverged,
+        format!("another writer has stored different data under the same name txids={txids} replica={}", store.location()),
+    )
+    .with_hint("one replica has one writer: give each database, and each host, a path of its own")
+}
+

@@ -1,1 +1,164 @@
-//! spool
+//! Captures that wait for the store: LTX files in the state folder, the page ledger and the state record.
+//!
+//! The state folder is `.<database>-replicate/` beside the database, mode 0700. Losing it is never losing
+//! data: what it knows can be found again by comparing the database with the replica.
+//!
+//! ```text
+//! .app.db-replicate/
+//!   lock                                    held by the process that replicates
+//!   state                                   where the last capture ended (see `state`)
+//!   ledger                                  one checksum a page, as of a txid L (see `ledger`)
+//!   spool/0/<min>-<max>.ltx                 captures: every one after L, and those not yet at the store
+//!   spool/9/<min>-<max>.ltx                 snapshots not yet at the store
+//! ```
+//!
+//! Rules: a file in the spool is whole and on the disk (written under a temporary name, synced, renamed,
+//! folder synced). It is removed when the store has acknowledged it *and* the ledger covers it; so ledger
+//! plus spool always give the checksum of every page as of the last capture, whatever moment a crash picks.
+
+mod body;
+pub(crate) mod ledger;
+pub(crate) mod state;
+mod writer;
+
+use std::path::{Path, PathBuf};
+
+use replicate_format::{Level, Txid, TxidRange, ltx_file_name, parse_ltx_file_name};
+
+use crate::blob::Body;
+use crate::clock::Timestamp;
+use crate::disk::SharedDisk;
+use crate::error::{Error, Result};
+
+pub(crate) use self::writer::SpoolWriter;
+
+/// A whole file in the spool.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct SpoolFile {
+    /// 0 or 9.
+    pub(crate) level: Level,
+    /// What it covers.
+    pub(crate) txids: TxidRange,
+    /// Bytes.
+    pub(crate) size: u64,
+    /// When it was captured.
+    pub(crate) created: Timestamp,
+    /// CRC-64 of its bytes as written; `None` for a file found at start.
+    pub(crate) crc: Option<u64>,
+}
+
+/// The folder of a database's local state.
+pub(crate) fn state_folder(database: &Path) -> PathBuf {
+    let mut name = std::ffi::OsString::from(".");
+    name.push(database.file_name().unwrap_or_default());
+    name.push("-replicate");
+    database.with_file_name(name)
+}
+
+/// The files of one database that wait.
+#[derive(Debug)]
+pub(crate) struct Spool {
+    disk: SharedDisk,
+    root: PathBuf,
+    /// Ordered by the last id.
+    files: Vec<SpoolFile>,
+}
+
+const LEVELS: [Level; 2] = [Level::L0, Level::SNAPSHOT];
+
+impl Spool {
+    /// Opens the spool in a state folder, making its folders and removing what a crash left half-written.
+    pub(crate) fn open(disk: SharedDisk, state_folder: &Path) -> Result<Self> {
+        let mut spool = Self { disk, root: state_folder.join("spool"), files: Vec::new() };
+        for level in LEVELS {
+            let folder = spool.folder(level);
+            let wrap = |e| Error::disk("open spool", &folder, e);
+            spool.disk.create_dir_all(&folder).map_err(wrap)?;
+            for entry in spool.disk.list(&folder).map_err(wrap)? {
+                match parse_ltx_file_name(&entry.name) {
+                    Some(txids) => spool.files.push(SpoolFile {
+                        level,
+                        txids,
+                        size: entry.len,
+                        created: entry.modified,
+                        crc: None,
+                    }),
+                    None => spool.disk.remove(&folder.join(&entry.name)).map_err(wrap)?,
+                }
+            }
+        }
+        spool.files.sort_by_key(|file| file.txids.max());
+        Ok(spool)
+    }
+
+    fn folder(&self, level: Level) -> PathBuf {
+        self.root.join(level.to_string())
+    }
+
+    /// Where a file lies.
+    pub(crate) fn path(&self, level: Level, txids: TxidRange) -> PathBuf {
+        self.folder(level).join(ltx_file_name(txids))
+    }
+
+    /// Starts a file under a temporary name.
+    pub(crate) fn create(&self, level: Level, txids: TxidRange) -> Result<SpoolWriter> {
+        SpoolWriter::create(self.disk.clone(), self.path(level, txids))
+    }
+
+    /// Gives a finished file its name; when this returns it is on the disk.
+    pub(crate) fn commit(&mut self, writer: SpoolWriter, level: Level, txids: TxidRange, created: Timestamp) -> Result<SpoolFile> {
+        let (size, crc) = writer.publish()?;
+        let file = SpoolFile { level, txids, size, created, crc: Some(crc) };
+        self.files.push(file.clone());
+        Ok(file)
+    }
+
+    /// The files after a capture, in order.
+    pub(crate) fn pending(&self, after: Txid) -> impl Iterator<Item = &SpoolFile> {
+        self.files.iter().filter(move |file| file.txids.max() > after)
+    }
+
+    /// Bytes of the files after a capture.
+    pub(crate) fn pending_bytes(&self, after: Txid) -> u64 {
+        self.pending(after).map(|file| file.size).sum()
+    }
+
+    /// The last capture in the spool.
+    pub(crate) fn newest(&self) -> Option<Txid> {
+        self.files.last().map(|file| file.txids.max())
+    }
+
+    /// The body of a file, for a put.
+    pub(crate) fn body(&self, file: &SpoolFile) -> Body {
+        body::of_file(self.disk.clone(), self.path(file.level, file.txids), file.size, file.crc)
+    }
+
+    /// Opens a file for reading.
+    pub(crate) fn read(&self, file: &SpoolFile) -> Result<impl std::io::Read + use<>> {
+        let path = self.path(file.level, file.txids);
+        let opened = self.disk.open(&path).map_err(|e| Error::disk("read spool", &path, e))?;
+        Ok(body::Reader::new(opened))
+    }
+
+    /// Removes the files up to a capture.
+    pub(crate) fn release(&mut self, up_to: Txid) -> Result<()> {
+        let (done, kept): (Vec<_>, Vec<_>) = self.files.drain(..).partition(|file| file.txids.max() <= up_to);
+        self.files = kept;
+        self.remove(&done)
+    }
+
+    /// Removes the files after a capture: they are damaged, or belong to a chain that goes on elsewhere.
+    pub(crate) fn discard_after(&mut self, txid: Txid) -> Result<()> {
+        let (gone, kept): (Vec<_>, Vec<_>) = self.files.drain(..).partition(|file| file.txids.max() > txid);
+        self.files = kept;
+        self.remove(&gone)
+    }
+
+    fn remove(&self, files: &[SpoolFile]) -> Result<()> {
+        for file in files {
+            let path = self.path(file.level, file.txids);
+            self.disk.remove(&path).map_err(|e| Error::disk("clean spool", &path, e))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,260 @@
+//! One database under replication: waits for its turn on this host, then captures and ships until it is told
+//! to stop. The only module that sees both ends of the way, database and store.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use replicate_format::Txid;
+
+use super::hostlock::HostLock;
+use super::shared::Shared;
+use crate::capture::{Capture, CaptureConfig, Watch};
+use crate::clock::SharedClock;
+use crate::config::Config;
+use crate::disk::SharedDisk;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Event, RebaseReason, State};
+use crate::exec::Blocking;
+use crate::ship::{Backoff, RemoteChain, Reconciled, reconcile, ship_file};
+use crate::spool::{Spool, SpoolFile, state_folder};
+use crate::sqlite::Attach;
+use crate::store::LtxStore;
+
+/// How often a stand-by asks for the lock.
+const STANDBY_POLL: Duration = Duration::from_millis(500);
+
+/// What a member works with.
+#[derive(Clone, Debug)]
+pub(crate) struct Env {
+    pub(crate) clock: SharedClock,
+    pub(crate) disk: SharedDisk,
+    pub(crate) blocking: Blocking,
+    pub(crate) attach: Arc<dyn Attach>,
+}
+
+/// One database and its replica.
+#[derive(Debug)]
+pub(crate) struct Member {
+    pub(crate) env: Env,
+    pub(crate) config: Config,
+    pub(crate) store: LtxStore,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) watch: Arc<dyn Watch>,
+}
+
+/// The capture engine and the spool, shared by the two loops. Locked only for the time of local work.
+#[derive(Clone, Debug)]
+pub(super) struct Work {
+    pub(super) capture: Arc<Mutex<Capture>>,
+    pub(super) spool: Arc<Mutex<Spool>>,
+}
+
+impl Work {
+    /// Bytes captured after `txid`.
+    pub(super) fn pending_bytes(&self, txid: Txid) -> u64 {
+        self.spool(|spool| spool.pending_bytes(txid))
+    }
+
+    fn spool<T>(&self, f: impl FnOnce(&mut Spool) -> T) -> T {
+        f(&mut self.spool.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Runs local work on the capture engine where blocking is allowed.
+    pub(super) async fn capture<T: Send + 'static>(
+        &self,
+        blocking: Blocking,
+        f: impl FnOnce(&mut Capture) -> T + Send + 'static,
+    ) -> T {
+        let capture = self.capture.clone();
+        blocking.run(move || f(&mut capture.lock().unwrap_or_else(PoisonError::into_inner))).await
+    }
+}
+
+impl Member {
+    /// Runs until stopped; then the report is in `shared`.
+    pub(crate) async fn run(self) {
+        let error = match self.serve().await {
+            Ok(error) => error,
+            Err(error) => {
+                tracing::error!(db = %self.shared.path().display(), %error, "replication has ended");
+                self.shared.ended_by(&error);
+                self.shared.stop_requested().await;
+                Some(error)
+            }
+        };
+        self.shared.finish(error);
+    }
+
+    async fn serve(&self) -> Result<Option<Error>> {
+        let Some(_lock) = self.take_lock().await? else { return Ok(None) };
+        let work = self.open().await?;
+        let outcome = self.work(&work).await;
+        let closed = work.capture(self.env.blocking, Capture::close).await;
+        let error = outcome?;
+        closed?;
+        Ok(error)
+    }
+
+    fn folder(&self) -> PathBuf {
+        state_folder(self.shared.path())
+    }
+
+    /// Waits for the host's lock; `None` if stopped meanwhile.
+    async fn take_lock(&self) -> Result<Option<HostLock>> {
+        let folder = self.folder();
+        let disk = self.env.disk.clone();
+        loop {
+            let (folder, disk) = (folder.clone(), disk.clone());
+            let taken = self.env.blocking.run(move || {
+                disk.create_dir_all(&folder).map_err(|e| Error::disk("make the state folder", &folder, e))?;
+                HostLock::try_take(&folder)
+            });
+            if let Some(lock) = taken.await? {
+                self.shared.set_state(State::Starting);
+                return Ok(Some(lock));
+            }
+            self.shared.set_state(State::Standby);
+            tokio::select! {
+                biased;
+                () = self.shared.stop_requested() => return Ok(None),
+                () = self.env.clock.sleep(STANDBY_POLL) => {}
+            }
+        }
+    }
+
+    async fn open(&self) -> Result<Work> {
+        let (env, folder, shared) = (self.env.clone(), self.folder(), self.shared.clone());
+        let config = CaptureConfig {
+            database: shared.path().to_owned(),
+            replica: self.store.location(),
+            page_encoding: self.config.page_encoding,
+            checkpoint_pages: self.config.checkpoint_pages,
+        };
+        self.env
+            .blocking
+            .run(move || {
+                let spool = Arc::new(Mutex::new(Spool::open(env.disk.clone(), &folder)?));
+                let capture = Capture::open(env.disk, env.clock, env.attach, &folder, spool.clone(), config)?;
+                Ok(Work { capture: Arc::new(Mutex::new(capture)), spool })
+            })
+            .await
+    }
+
+    /// Resolves at the time by which everything must have ended.
+    async fn stop_deadline(&self) {
+        self.shared.stop_requested().await;
+        while let Some(by) = self.shared.stop_by() {
+            let now = self.env.clock.monotonic();
+            if now >= by {
+                return;
+            }
+            // A later stop may shorten the time: look again now and then.
+            self.env.clock.sleep((by - now).min(Duration::from_millis(100))).await;
+        }
+    }
+
+    async fn work(&self, work: &Work) -> Result<Option<Error>> {
+        let loops = async {
+            tokio::try_join!(self.capture_loop(work), self.ship_loop(work))?;
+            Ok(None)
+        };
+        tokio::select! {
+            biased;
+            ended = loops => ended,
+            () = self.stop_deadline() => Ok(Some(self.late())),
+        }
+    }
+
+    fn late(&self) -> Error {
+        let status = self.shared.status();
+        let message = format!("stop: not everything arrived in time local={} remote={}", status.local_txid, status.remote_txid);
+        let error = Error::new(ErrorKind::Timeout, message).with_hint("the rest is shipped at the next start");
+        match status.last_error {
+            Some(cause) => error.with_source(cause),
+            None => error,
+        }
+    }
+
+    /// Ships what lies in the spool, in order, until stopped and empty.
+    async fn ship_loop(&self, work: &Work) -> Result<()> {
+        let mut backoff = Backoff::new(self.env.clock.now().0.unsigned_abs() ^ u64::from(std::process::id()));
+        let mut watermark = self.reconcile(work, &mut backoff).await?;
+        loop {
+            let next = work.spool(|spool| {
+                let next = spool.pending(watermark).next().cloned();
+                next.map(|file| (spool.body(&file), file))
+            });
+            let Some((body, file)) = next else {
+                if self.shared.is_drained() {
+                    return Ok(());
+                }
+                self.shared.ship.notified().await;
+                continue;
+            };
+            match ship_file(&self.store, &file, body).await {
+                Ok(()) => {
+                    backoff.reset();
+                    watermark = file.txids.max();
+                    self.shipped(work, &file).await?;
+                }
+                Err(error) if error.kind() == ErrorKind::Diverged => return Err(error),
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    self.shared.failed(&error, Duration::ZERO);
+                    work.capture(self.env.blocking, move |c| c.start_over(watermark, RebaseReason::SpoolDamaged, false)).await?;
+                    self.shared.capture.notify_one();
+                }
+                Err(error) => self.pause(&error, &mut backoff).await,
+            }
+        }
+    }
+
+    async fn shipped(&self, work: &Work, file: &SpoolFile) -> Result<()> {
+        let txid = file.txids.max();
+        let pending = work.spool(|spool| spool.pending_bytes(txid));
+        self.shared.recovered();
+        self.shared.set_state(State::Streaming);
+        self.shared.set_remote(txid, pending, Some(self.env.clock.now()));
+        self.shared.tell(&Event::Shipped { txid, bytes: file.size });
+        tracing::debug!(%txid, bytes = file.size, "shipped");
+        let file = file.clone();
+        work.capture(self.env.blocking, move |capture| capture.shipped(&file)).await?;
+        if self.shared.is_paused() {
+            self.shared.capture.notify_one();
+        }
+        Ok(())
+    }
+
+    async fn pause(&self, error: &Error, backoff: &mut Backoff) {
+        let wait = backoff.next();
+        tracing::warn!(db = %self.shared.path().display(), %error, ?wait, "store not reached, trying again");
+        self.shared.failed(error, wait);
+        self.shared.set_state(State::Stalled);
+        self.env.clock.sleep(wait).await;
+    }
+
+    /// Compares what this host remembers with what the store holds, as often as it takes to get an answer.
+    async fn reconcile(&self, work: &Work, backoff: &mut Backoff) -> Result<Txid> {
+        let remote = loop {
+            match self.store.list_all().await {
+                Ok(files) => break RemoteChain::of(&files),
+                Err(error) => self.pause(&error, backoff).await,
+            }
+        };
+        backoff.reset();
+        self.shared.recovered();
+        let local = work.capture(self.env.blocking, |capture| capture.chain()).await;
+        let watermark = match reconcile(&local, &remote)? {
+            Reconciled::Continue { watermark } => watermark,
+            Reconciled::StartOver { after, reason, snapshot } => {
+                work.capture(self.env.blocking, move |c| c.start_over(after, reason, snapshot)).await?;
+                after
+            }
+        };
+        let pending = work.spool(|spool| spool.pending_bytes(watermark));
+        self.shared.set_remote(watermark.min(remote.newest), pending, None);
+        self.shared.set_reconciled();
+        self.shared.capture.notify_one();
+        Ok(watermark)
+    }
+}

@@ -1,0 +1,314 @@
+//! When to capture: at once after quiet, once an interval under load, early when the WAL grows fast, and now
+//! and then even if nobody said anything.
+
+use std::time::Duration;
+
+use super::member::{Member, Work};
+use crate::capture::{Backlog, Step};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Event, State};
+use crate::ship::Backoff;
+
+/// A WAL this long is captured without waiting for the interval.
+const EARLY_BYTES: u64 = 4 << 20;
+/// How often its length is looked at while an interval runs: bounds.
+const LOOK: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
+/// After the WAL's file changed its index is about to: looks at 1, 2, 4 … 64 ms.
+const CHASES: u32 = 7;
+/// The net under file notification: bounds.
+const POLL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(8));
+/// Quiet after which the ledger is written out.
+const SETTLE: Duration = Duration::from_secs(3);
+
+/// The schedule of one database. Pure: it is told the time and what was seen.
+#[derive(Debug)]
+struct Schedule {
+    interval: Duration,
+    /// The next capture may not start before this, unless it is asked for.
+    due: Duration,
+    chase: u32,
+    poll: Duration,
+    look: Duration,
+    backlog: u64,
+}
+
+/// What to wait for before the next look or capture.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Pause {
+    /// The interval runs: this long, only requests interrupt; then look how long the WAL is.
+    Cool(Duration),
+    /// The WAL has changed: this long, then capture.
+    Chase(Duration),
+    /// Until something happens, at most this long.
+    Idle(Duration),
+}
+
+impl Schedule {
+    fn new(interval: Duration) -> Self {
+        Self { interval, due: Duration::ZERO, chase: 0, poll: POLL.0, look: LOOK.1, backlog: 0 }
+    }
+
+    /// A capture that started at `now` has written something or not.
+    fn captured(&mut self, now: Duration, wrote: bool) {
+        self.backlog = 0;
+        if wrote {
+            self.due = now + self.interval;
+            self.chase = 0;
+            self.poll = POLL.0;
+            self.look = LOOK.1;
+        }
+    }
+
+    /// The WAL's file has changed.
+    fn woken(&mut self) {
+        self.chase = CHASES;
+    }
+
+    /// The poll came round and nothing had been told.
+    fn polled(&mut self) {
+        self.poll = (self.poll * 2).min(POLL.1);
+    }
+
+    /// While the interval runs, the WAL was seen this long; whether to capture at once.
+    fn looked(&mut self, backlog: u64) -> bool {
+        let grown = backlog.saturating_sub(self.backlog);
+        self.backlog = backlog;
+        if grown > 0 {
+            // Look again when about half of what is missing has been written at this pace.
+            let missing = EARLY_BYTES.saturating_sub(backlog);
+            let wait = self.look.as_secs_f64() * missing as f64 / grown as f64 / 2.0;
+            self.look = Duration::from_secs_f64(wait.clamp(LOOK.0.as_secs_f64(), LOOK.1.as_secs_f64()));
+        }
+        backlog >= EARLY_BYTES
+    }
+
+    fn pause(&mut self, now: Duration) -> Pause {
+        if now < self.due {
+            return Pause::Cool((self.due - now).min(self.look));
+        }
+        if self.chase > 0 {
+            let wait = Duration::from_millis(1 << (CHASES - self.chase));
+            self.chase -= 1;
+            return Pause::Chase(wait);
+        }
+        Pause::Idle(self.poll)
+    }
+}
+
+impl Member {
+    /// Captures until stopped, then once more.
+    pub(super) async fn capture_loop(&self, work: &Work) -> Result<()> {
+        let mut schedule = Schedule::new(self.config.sync_interval);
+        let mut backoff = Backoff::new(u64::from(std::process::id()));
+        self.until_chain_is_known(work).await;
+        let mut settled = true;
+        loop {
+            let stopping = self.shared.stop_by().is_some();
+            if self.spool_is_full(work).await {
+                if stopping {
+                    break;
+                }
+                self.shared.capture.notified().await;
+                continue;
+            }
+            let (request, started) = (self.shared.requested(), self.env.clock.monotonic());
+            self.watch.arm(self.shared.path());
+            match work.capture(self.env.blocking, |capture| capture.step()).await {
+                Ok(step) => {
+                    backoff.reset();
+                    schedule.captured(started, !step.written.is_empty());
+                    settled &= step.written.is_empty();
+                    let caught_up = step.caught_up;
+                    self.stepped(work, step, request);
+                    if !caught_up {
+                        continue;
+                    }
+                }
+                Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::Internal) => return Err(error),
+                Err(error) => {
+                    if !stopping {
+                        self.capture_failed(&error, &mut backoff).await;
+                        continue;
+                    }
+                    self.shared.failed(&error, Duration::ZERO);
+                }
+            }
+            if stopping {
+                break;
+            }
+            settled = self.wait(work, &mut schedule, settled).await?;
+        }
+        self.shared.set_drained();
+        Ok(())
+    }
+
+    /// Without local knowledge nothing can be numbered until the store has answered.
+    async fn until_chain_is_known(&self, work: &Work) {
+        while !self.shared.is_reconciled() && self.shared.stop_by().is_none() {
+            let chain = work.capture(self.env.blocking, |capture| capture.chain()).await;
+            if !chain.newest.is_zero() {
+                return;
+            }
+            tokio::select! {
+                biased;
+                () = self.shared.stop_requested() => {}
+                () = self.shared.capture.notified() => {}
+            }
+        }
+    }
+
+    fn stepped(&self, work: &Work, step: Step, request: u64) {
+        let remote = self.shared.status().remote_txid;
+        let pending = work.pending_bytes(remote);
+        for event in step.written {
+            if let Event::Captured { txid, .. } = &event {
+                self.shared.set_local(*txid, pending);
+            }
+            self.shared.tell(&event);
+        }
+        self.shared.set_local(step.txid, pending);
+        if step.caught_up {
+            self.shared.set_dirty(step.waiting.is_some());
+            self.shared.served(request, step.txid);
+            let healthy = self.shared.is_reconciled() && self.shared.status().last_error.is_none();
+            match step.waiting {
+                None if healthy => self.shared.set_state(State::Streaming),
+                _ => {}
+            }
+        }
+        self.shared.ship.notify_one();
+    }
+
+    async fn capture_failed(&self, error: &Error, backoff: &mut Backoff) {
+        let wait = backoff.next();
+        tracing::warn!(db = %self.shared.path().display(), %error, ?wait, "capture failed, trying again");
+        self.shared.failed(error, wait);
+        self.shared.set_state(State::Stalled);
+        tokio::select! {
+            biased;
+            () = self.shared.stop_requested() => {}
+            () = self.env.clock.sleep(wait) => {}
+        }
+    }
+
+    /// Waits until there is a reason to capture. Returns whether the ledger is written out.
+    async fn wait(&self, work: &Work, schedule: &mut Schedule, settled: bool) -> Result<bool> {
+        let mut settled = settled;
+        loop {
+            if self.shared.is_requested() {
+                return Ok(settled);
+            }
+            match schedule.pause(self.env.clock.monotonic()) {
+                Pause::Cool(time) => {
+                    tokio::select! {
+                        biased;
+                        () = self.shared.capture.notified() => return Ok(settled),
+                        () = self.env.clock.sleep(time) => {}
+                    }
+                    let backlog = work.capture(self.env.blocking, |capture| capture.backlog()).await?;
+                    let Backlog::Bytes(bytes) = backlog else { return Ok(settled) };
+                    if bytes > 0 {
+                        self.shared.set_dirty(true);
+                        schedule.woken();
+                    }
+                    if schedule.looked(bytes) {
+                        return Ok(settled);
+                    }
+                }
+                Pause::Chase(time) => {
+                    tokio::select! {
+                        biased;
+                        () = self.shared.capture.notified() => {}
+                        () = self.env.clock.sleep(time) => {}
+                    }
+                    return Ok(settled);
+                }
+                Pause::Idle(time) => {
+                    let time = if settled { time } else { time.min(SETTLE) };
+                    let quiet = tokio::select! {
+                        biased;
+                        () = self.shared.capture.notified() => false,
+                        () = self.watch.woken() => {
+                            schedule.woken();
+                            false
+                        }
+                        () = self.env.clock.sleep(time) => true,
+                    };
+                    if quiet {
+                        schedule.polled();
+                        if !settled {
+                            work.capture(self.env.blocking, |capture| capture.settle()).await?;
+                            settled = true;
+                        }
+                    }
+                    return Ok(settled);
+                }
+            }
+        }
+    }
+
+    /// At the spool's limit capture lets go of the database; when half has drained it goes on.
+    async fn spool_is_full(&self, work: &Work) -> bool {
+        let pending = work.pending_bytes(self.shared.status().remote_txid);
+        let limit = self.config.spool_limit;
+        let paused = self.shared.is_paused();
+        if !paused && pending >= limit {
+            work.capture(self.env.blocking, |capture| capture.pause()).await;
+            self.shared.set_paused(true);
+            let error = Error::new(ErrorKind::Unavailable, format!("spool is full bytes={pending} limit={limit}"))
+                .with_hint("capture pauses until the store takes what waits; then the database is compared and nothing is lost");
+            tracing::error!(db = %self.shared.path().display(), %error, "capture pauses");
+            self.shared.failed(&error, Duration::ZERO);
+            self.shared.set_dirty(true);
+            self.shared.set_state(State::Stalled);
+        } else if paused && pending <= limit / 2 {
+            self.shared.set_paused(false);
+        }
+        self.shared.is_paused()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: fn(u64) -> Duration = Duration::from_millis;
+
+    #[test]
+    fn after_quiet_nothing_is_waited_for_and_under_load_one_interval() {
+        let mut schedule = Schedule::new(MS(1000));
+        assert_eq!(schedule.pause(MS(0)), Pause::Idle(POLL.0));
+        schedule.woken();
+        assert_eq!(schedule.pause(MS(5)), Pause::Chase(MS(1)));
+        schedule.captured(MS(6), true);
+        assert_eq!(schedule.pause(MS(7)), Pause::Cool(LOOK.1));
+        assert_eq!(schedule.pause(MS(1000)), Pause::Cool(MS(6)));
+        assert_eq!(schedule.pause(MS(1006)), Pause::Idle(POLL.0));
+    }
+
+    #[test]
+    fn a_wal_that_grows_fast_is_captured_before_the_interval_is_over() {
+        let mut schedule = Schedule::new(MS(60_000));
+        schedule.captured(MS(0), true);
+        assert!(!schedule.looked(EARLY_BYTES / 2));
+        assert!(matches!(schedule.pause(MS(100)), Pause::Cool(wait) if wait < LOOK.1));
+        assert!(schedule.looked(EARLY_BYTES));
+    }
+
+    #[test]
+    fn the_chase_after_a_change_ends_and_the_poll_slows_down_in_quiet() {
+        let mut schedule = Schedule::new(MS(10));
+        schedule.woken();
+        let mut total = Duration::ZERO;
+        while let Pause::Chase(wait) = schedule.pause(MS(50)) {
+            total += wait;
+        }
+        assert_eq!(total, MS(127));
+        for _ in 0..10 {
+            schedule.polled();
+        }
+        assert_eq!(schedule.pause(MS(50)), Pause::Idle(POLL.1));
+        schedule.captured(MS(60), true);
+        assert_eq!(schedule.pause(MS(100)), Pause::Idle(POLL.0));
+    }
+}

@@ -1,0 +1,389 @@
+//! What the tasks of one replicator and its handles share: status, requests, events.
+//!
+//! Handles read and wait here without touching the tasks; the tasks write here and never wait for handles.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use replicate_format::Txid;
+use tokio::sync::Notify;
+
+use crate::clock::{SharedClock, Timestamp};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Event, State, StopReport, SyncStatus};
+
+/// Events kept for a subscriber that does not take them.
+const QUEUE: usize = 1024;
+
+/// The meeting place of one replicator.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    path: PathBuf,
+    clock: SharedClock,
+    inner: Mutex<Inner>,
+    changed: Condvar,
+    /// Something for the capture task to do.
+    pub(crate) capture: Notify,
+    /// Something for the ship task to do.
+    pub(crate) ship: Notify,
+    stop: Notify,
+}
+
+#[derive(Debug)]
+struct Inner {
+    status: SyncStatus,
+    /// It is known how the local chain and the one of the store go together.
+    reconciled: bool,
+    /// Capture pauses because the spool is full.
+    paused: bool,
+    /// The last capture before the end has been made.
+    drained: bool,
+    /// Commits are known that are not captured.
+    dirty: bool,
+    /// Requests to capture everything, counted.
+    requested: u64,
+    /// The last request that a finished capture has answered, and where that capture ended.
+    served: (u64, Txid),
+    /// Monotonic time by which the replicator is to end.
+    stop_by: Option<Duration>,
+    report: Option<StopReport>,
+    subscribers: Vec<Weak<Queue>>,
+}
+
+/// The events one subscriber has not taken yet.
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    inner: Mutex<QueueInner>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct QueueInner {
+    events: VecDeque<Event>,
+    dropped: u64,
+    ended: bool,
+}
+
+/// A lock whose holder panicked still guards plain values that are whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Queue {
+    fn push(&self, event: Event) {
+        let mut inner = lock(&self.inner);
+        if inner.events.len() >= QUEUE && !matches!(event, Event::State { .. }) {
+            inner.dropped += 1;
+        } else {
+            inner.events.push_back(event);
+        }
+        self.changed.notify_all();
+    }
+
+    fn end(&self) {
+        lock(&self.inner).ended = true;
+        self.changed.notify_all();
+    }
+
+    /// The next event; `None` when the time has passed or there will be no more.
+    pub(crate) fn next(&self, timeout: Duration) -> Option<Event> {
+        let empty = |inner: &mut QueueInner| inner.events.is_empty() && inner.dropped == 0 && !inner.ended;
+        let waited = self.changed.wait_timeout_while(lock(&self.inner), timeout, empty);
+        let (mut inner, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        match inner.events.pop_front() {
+            Some(event) => Some(event),
+            None if inner.dropped > 0 => Some(Event::Dropped { count: std::mem::take(&mut inner.dropped) }),
+            None => None,
+        }
+    }
+
+    /// Whether there will be no more.
+    pub(crate) fn is_finished(&self) -> bool {
+        let inner = lock(&self.inner);
+        inner.ended && inner.events.is_empty() && inner.dropped == 0
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(path: &Path, clock: SharedClock) -> Self {
+        let status = SyncStatus {
+            local_txid: Txid::ZERO,
+            remote_txid: Txid::ZERO,
+            in_sync: false,
+            state: State::Starting,
+            last_error: None,
+            last_sync: None,
+            pending_bytes: 0,
+        };
+        let inner = Inner {
+            status,
+            reconciled: false,
+            paused: false,
+            drained: false,
+            dirty: true,
+            requested: 0,
+            served: (0, Txid::ZERO),
+            stop_by: None,
+            report: None,
+            subscribers: Vec::new(),
+        };
+        Self {
+            path: path.to_owned(),
+            clock,
+            inner: Mutex::new(inner),
+            changed: Condvar::new(),
+            capture: Notify::new(),
+            ship: Notify::new(),
+            stop: Notify::new(),
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A subscription to the events from now on.
+    pub(crate) fn subscribe(&self) -> Arc<Queue> {
+        let queue = Arc::new(Queue::default());
+        let mut inner = lock(&self.inner);
+        if inner.report.is_some() {
+            queue.end();
+        } else {
+            inner.subscribers.push(Arc::downgrade(&queue));
+        }
+        queue
+    }
+
+    /// Tells subscribers.
+    pub(crate) fn tell(&self, event: &Event) {
+        Self::tell_all(&mut lock(&self.inner), event);
+    }
+
+    fn tell_all(inner: &mut Inner, event: &Event) {
+        inner.subscribers.retain(|queue| queue.upgrade().map(|queue| queue.push(event.clone())).is_some());
+    }
+
+    /// The status, from memory.
+    pub(crate) fn status(&self) -> SyncStatus {
+        Self::status_of(&lock(&self.inner))
+    }
+
+    fn status_of(inner: &Inner) -> SyncStatus {
+        let status = &inner.status;
+        let arrived = !status.local_txid.is_zero() && status.local_txid == status.remote_txid;
+        SyncStatus { in_sync: arrived && !inner.dirty, ..status.clone() }
+    }
+
+    fn update(&self, change: impl FnOnce(&mut Inner)) {
+        change(&mut lock(&self.inner));
+        self.changed.notify_all();
+    }
+
+    /// Moves to another state; final ones are not left again.
+    pub(crate) fn set_state(&self, to: State) {
+        self.update(|inner| {
+            let from = inner.status.state.clone();
+            let is_final = matches!(from, State::Fenced | State::Failed) && to != State::Stopped;
+            if from == to || from == State::Stopped || is_final {
+                return;
+            }
+            tracing::info!(db = %self.path.display(), %from, %to, "replication state");
+            inner.status.state = to.clone();
+            Self::tell_all(inner, &Event::State { from, to });
+        });
+    }
+
+    /// Notes a failure that will be tried again.
+    pub(crate) fn failed(&self, error: &Error, after: Duration) {
+        self.update(|inner| {
+            inner.status.last_error = Some(error.clone());
+            let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+            Self::tell_all(inner, &Event::Retrying { error: error.clone(), after_ms });
+        });
+    }
+
+    /// Notes a failure that ends replication.
+    pub(crate) fn ended_by(&self, error: &Error) {
+        self.update(|inner| inner.status.last_error = Some(error.clone()));
+        self.set_state(if error.kind() == ErrorKind::Diverged { State::Fenced } else { State::Failed });
+    }
+
+    /// Notes that a failure is over.
+    pub(crate) fn recovered(&self) {
+        self.update(|inner| inner.status.last_error = None);
+    }
+
+    /// Notes that there is, or may be, something uncaptured.
+    pub(crate) fn set_dirty(&self, dirty: bool) {
+        self.update(|inner| inner.dirty = dirty);
+    }
+
+    /// Notes where capture stands.
+    pub(crate) fn set_local(&self, txid: Txid, pending_bytes: u64) {
+        self.update(|inner| {
+            inner.status.local_txid = txid;
+            inner.status.pending_bytes = pending_bytes;
+        });
+    }
+
+    /// Notes what the store has acknowledged.
+    pub(crate) fn set_remote(&self, txid: Txid, pending_bytes: u64, at: Option<Timestamp>) {
+        self.update(|inner| {
+            inner.status.remote_txid = txid;
+            inner.status.pending_bytes = pending_bytes;
+            inner.status.last_sync = at.or(inner.status.last_sync);
+        });
+    }
+
+    /// How many requests to capture everything have been made.
+    pub(crate) fn requested(&self) -> u64 {
+        lock(&self.inner).requested
+    }
+
+    /// Whether a request waits for a capture.
+    pub(crate) fn is_requested(&self) -> bool {
+        let inner = lock(&self.inner);
+        inner.requested > inner.served.0
+    }
+
+    /// Notes that everything committed when `request` was made is captured, up to `txid`.
+    pub(crate) fn served(&self, request: u64, txid: Txid) {
+        self.update(|inner| {
+            if request > inner.served.0 {
+                inner.served = (request, txid);
+            }
+        });
+    }
+
+    /// The monotonic time by which it is to end, if it is.
+    pub(crate) fn stop_by(&self) -> Option<Duration> {
+        lock(&self.inner).stop_by
+    }
+
+    /// Resolves when it is to end.
+    pub(crate) async fn stop_requested(&self) {
+        loop {
+            let told = self.stop.notified();
+            let mut told = std::pin::pin!(told);
+            told.as_mut().enable();
+            if self.stop_by().is_some() {
+                return;
+            }
+            told.await;
+        }
+    }
+
+    /// Notes that it is known how the local chain and the one of the store go together.
+    pub(crate) fn set_reconciled(&self) {
+        self.update(|inner| inner.reconciled = true);
+    }
+
+    /// Whether that is known.
+    pub(crate) fn is_reconciled(&self) -> bool {
+        lock(&self.inner).reconciled
+    }
+
+    /// Notes whether capture pauses because the spool is full.
+    pub(crate) fn set_paused(&self, paused: bool) {
+        self.update(|inner| inner.paused = paused);
+    }
+
+    /// Whether it does.
+    pub(crate) fn is_paused(&self) -> bool {
+        lock(&self.inner).paused
+    }
+
+    /// Notes that the last capture before the end has been made.
+    pub(crate) fn set_drained(&self) {
+        self.update(|inner| inner.drained = true);
+        self.ship.notify_one();
+    }
+
+    /// Whether it has.
+    pub(crate) fn is_drained(&self) -> bool {
+        lock(&self.inner).drained
+    }
+
+    /// Asks for a capture of everything and waits until it has arrived.
+    pub(crate) fn sync(&self, timeout: Duration) -> Result<SyncStatus> {
+        let mine = {
+            let mut inner = lock(&self.inner);
+            inner.requested += 1;
+            inner.requested
+        };
+        self.capture.notify_one();
+        self.await_until(timeout, "sync", |inner| inner.served.0 >= mine && inner.status.remote_txid >= inner.served.1)
+    }
+
+    /// Waits until the store has acknowledged a capture.
+    pub(crate) fn wait(&self, txid: Txid, timeout: Duration) -> Result<SyncStatus> {
+        self.await_until(timeout, "wait", |inner| inner.status.remote_txid >= txid)
+    }
+
+    fn await_until(&self, timeout: Duration, what: &str, done: impl Fn(&Inner) -> bool) -> Result<SyncStatus> {
+        let over = |inner: &Inner| {
+            matches!(inner.status.state, State::Stopped | State::Fenced | State::Failed | State::Standby)
+        };
+        let waited = self.changed.wait_timeout_while(lock(&self.inner), timeout, |inner| !done(inner) && !over(inner));
+        let (inner, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let status = Self::status_of(&inner);
+        if done(&inner) {
+            return Ok(status);
+        }
+        Err(match (&status.state, &status.last_error) {
+            (State::Stopped, _) => Error::new(ErrorKind::Closed, format!("{what}: replication was stopped")),
+            (State::Standby, _) => Error::new(ErrorKind::Busy, format!("{what}: another process replicates this database"))
+                .with_hint("its commits are shipped by that process; this one takes over when it ends"),
+            (State::Fenced | State::Failed, Some(error)) => error.clone().while_doing(what),
+            (_, Some(error)) => Error::new(ErrorKind::Timeout, format!("{what}: not in time, last error: {error}"))
+                .with_source(error.clone()),
+            _ => Error::new(ErrorKind::Timeout, format!("{what}: not in time")),
+        })
+    }
+
+    /// Asks the replicator to end and waits for its report.
+    pub(crate) fn stop(&self, timeout: Duration) -> Result<StopReport> {
+        {
+            let mut inner = lock(&self.inner);
+            if let Some(report) = &inner.report {
+                return Ok(report.clone());
+            }
+            let by = self.clock.monotonic() + timeout;
+            inner.stop_by = Some(inner.stop_by.map_or(by, |before| before.min(by)));
+            inner.requested += 1;
+        }
+        self.stop.notify_waiters();
+        self.capture.notify_one();
+        self.ship.notify_one();
+        // The tasks keep the time themselves; the rest is for closing files, which takes no store.
+        let patience = timeout + Duration::from_secs(5);
+        let waited = self.changed.wait_timeout_while(lock(&self.inner), patience, |inner| inner.report.is_none());
+        let (inner, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        inner.report.clone().ok_or_else(|| Error::new(ErrorKind::Timeout, "stop: the engine did not end in time"))
+    }
+
+    /// Notes the end, with its report.
+    pub(crate) fn finish(&self, error: Option<Error>) {
+        self.set_state(State::Stopped);
+        self.update(|inner| {
+            if inner.report.is_some() {
+                return;
+            }
+            let status = Self::status_of(inner);
+            let flushed = error.is_none() && !inner.dirty && status.local_txid == status.remote_txid;
+            let (local_txid, remote_txid) = (status.local_txid, status.remote_txid);
+            let error = error.or_else(|| if flushed { None } else { status.last_error });
+            inner.report = Some(StopReport { flushed, local_txid, remote_txid, error });
+            for queue in inner.subscribers.drain(..).filter_map(|queue| queue.upgrade()) {
+                queue.end();
+            }
+        });
+    }
+
+    /// Whether it has ended.
+    pub(crate) fn is_finished(&self) -> bool {
+        lock(&self.inner).report.is_some()
+    }
+}

@@ -1,0 +1,84 @@
+//! Writing one file of the spool.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use replicate_format::Crc64;
+
+use crate::disk::{DiskFile, SharedDisk, temporary_name};
+use crate::error::{Error, Result};
+
+/// Bytes gathered before a write.
+const BUFFER: usize = 256 * 1024;
+
+/// A file being written under a temporary name; dropped unpublished, it is removed.
+#[derive(Debug)]
+pub(crate) struct SpoolWriter {
+    disk: SharedDisk,
+    path: PathBuf,
+    file: Option<Box<dyn DiskFile>>,
+    buffer: Vec<u8>,
+    written: u64,
+    crc: Crc64,
+}
+
+impl SpoolWriter {
+    pub(super) fn create(disk: SharedDisk, path: PathBuf) -> Result<Self> {
+        let temporary = temporary_name(&path);
+        let file = disk.create(&temporary).map_err(|e| Error::disk("create spool file", &temporary, e))?;
+        Ok(Self { disk, path, file: Some(file), buffer: Vec::with_capacity(BUFFER), written: 0, crc: Crc64::new() })
+    }
+
+    fn drain(&mut self) -> io::Result<()> {
+        if let (Some(file), false) = (&self.file, self.buffer.is_empty()) {
+            file.write_at(self.written, &self.buffer)?;
+            self.crc.update(&self.buffer);
+            self.written += self.buffer.len() as u64;
+            self.buffer.clear();
+        }
+        Ok(())
+    }
+
+    /// Size and CRC-64 of the published file.
+    pub(super) fn publish(mut self) -> Result<(u64, u64)> {
+        let publish = |this: &mut Self| {
+            this.drain()?;
+            if let Some(file) = &this.file {
+                file.sync()?;
+            }
+            this.disk.rename(&temporary_name(&this.path), &this.path)?;
+            this.file = None;
+            this.disk.sync_dir(this.path.parent().unwrap_or(Path::new(".")))
+        };
+        publish(&mut self).map_err(|e| Error::disk("write spool file", &self.path, e))?;
+        Ok((self.written, self.crc.value()))
+    }
+}
+
+impl io::Write for SpoolWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.buffer.len() + bytes.len() > BUFFER {
+            self.drain()?;
+        }
+        if bytes.len() >= BUFFER {
+            self.buffer.extend_from_slice(bytes);
+            self.drain()?;
+        } else {
+            self.buffer.extend_from_slice(bytes);
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.drain()
+    }
+}
+
+impl Drop for SpoolWriter {
+    fn drop(&mut self) {
+        if self.file.take().is_some() {
+            // Swept at the next start if this fails too.
+            let _ = self.disk.remove(&temporary_name(&self.path));
+        }
+    }
+}

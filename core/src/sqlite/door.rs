@@ -1,0 +1,324 @@
+//! What capture needs of a live database, and the implementation that drives SQLite.
+//!
+//! Three connections of ours at most: two readers that take turns, so that one read transaction is always
+//! open while the next one begins, and a writer that is only ever used to hold the write lock for a moment;
+//! nothing is written. Pages and frames are read from the files directly: the database and the `-shm` file
+//! through the pool that never closes a descriptor, the `-wal` file, which carries no locks, as it is.
+
+use std::fmt;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use replicate_format::{DbHeader, PageSize, Salts, WAL_INDEX_HEADER_LEN, WalIndexHeader};
+use rusqlite::Connection;
+
+use super::connection::{self, Checkpoint};
+use super::{FileId, PinnedFile, probe};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Whether the attached files are still those that the paths name.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Identity {
+    /// They are.
+    Same,
+    /// The database is another file now.
+    Replaced,
+    /// The WAL or its index was deleted or replaced under us.
+    WalReplaced,
+    /// There is no database at the path.
+    Missing,
+}
+
+/// What the WAL's index says at a moment.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct WalView {
+    /// The generation of the WAL.
+    pub(crate) salts: Salts,
+    /// The last committed frame; 0 if there is none.
+    pub(crate) max_frame: u32,
+    /// The running checksum after it.
+    pub(crate) frame_checksum: (u32, u32),
+    /// Pages of the database; 0 if nothing was written since the index was set up.
+    pub(crate) page_count: u32,
+    /// Frames that are copied back into the database.
+    pub(crate) backfilled: u32,
+    /// Bytes a page.
+    pub(crate) page_size: PageSize,
+}
+
+/// A live database in WAL mode, attached.
+pub(crate) trait Door: fmt::Debug + Send {
+    /// Whether the attached files are still those that the paths name.
+    fn identity(&self) -> Result<Identity>;
+    /// Device and inode of the database.
+    fn file(&self) -> (u64, u64);
+    /// What the WAL's index says at this moment.
+    fn look(&self) -> Result<WalView>;
+    /// Reads the WAL; fewer bytes only at its end.
+    fn read_wal(&self, offset: u64, buf: &mut [u8]) -> Result<usize>;
+    /// Reads the database file; fewer bytes only at its end.
+    fn read_database(&self, offset: u64, buf: &mut [u8]) -> Result<usize>;
+    /// Pages of the database file by its length.
+    fn file_pages(&self, page_size: PageSize) -> Result<u32>;
+    /// Begins a read transaction while the one before it stays open.
+    fn pin(&mut self) -> Result<()>;
+    /// Ends the older of two read transactions.
+    fn unpin_older(&mut self) -> Result<()>;
+    /// Ends the newer of two read transactions; the older one stays.
+    fn unpin_newer(&mut self) -> Result<()>;
+    /// How many read transactions are open.
+    fn pins(&self) -> usize;
+    /// Copies frames back into the database as far as no reader forbids it, without waiting for anybody.
+    fn checkpoint(&mut self) -> Result<Checkpoint>;
+    /// Takes the write lock, trying for this long; whether it was had.
+    fn seal(&mut self, patience: Duration) -> Result<bool>;
+    /// Gives the write lock back, having written nothing.
+    fn unseal(&mut self) -> Result<()>;
+}
+
+/// Opens doors.
+pub(crate) trait Attach: fmt::Debug + Send + Sync {
+    /// Attaches the database at a path; `None` while there is none, or none with a header.
+    fn attach(&self, path: &Path) -> Result<Option<Box<dyn Door>>>;
+}
+
+/// Attaches real databases.
+#[derive(Debug)]
+pub(crate) struct SqliteAttach {
+    state_folder: PathBuf,
+    probed: AtomicBool,
+}
+
+impl SqliteAttach {
+    /// The state folder, on the file system of the database, is where its locks are tried out first.
+    pub(crate) fn new(state_folder: PathBuf) -> Self {
+        Self { state_folder, probed: AtomicBool::new(false) }
+    }
+}
+
+/// How long our own statements wait for a lock of others.
+const BUSY_TIMEOUT: Duration = Duration::from_millis(250);
+
+impl Attach for SqliteAttach {
+    fn attach(&self, path: &Path) -> Result<Option<Box<dyn Door>>> {
+        let Some(id) = FileId::of_path(path).map_err(|e| Error::disk("look at the database", path, e))? else {
+            return Ok(None);
+        };
+        if !self.probed.load(Ordering::Relaxed) {
+            probe(&self.state_folder, path)?;
+            self.probed.store(true, Ordering::Relaxed);
+        }
+        let database = PinnedFile::open(path)?;
+        if database.identity() != id {
+            return Ok(None);
+        }
+        let mut header = [0; 100];
+        let read = database.read_at(0, &mut header).map_err(|e| Error::disk("read the database", path, e))?;
+        if read < header.len() {
+            return Ok(None);
+        }
+        let header = DbHeader::decode(&header).map_err(|e| {
+            Error::new(ErrorKind::Database, format!("not a SQLite database: {e} path={}", path.display()))
+        })?;
+        let first = connection::open_connection(path, BUSY_TIMEOUT)?;
+        if !header.is_wal() {
+            connection::switch_to_wal(&first)?;
+        }
+        let door = SqliteDoor::attach(path, database, header.page_size, first)?;
+        Ok(Some(Box::new(door)))
+    }
+}
+
+/// Whether a file begins as a SQLite database does.
+pub(crate) fn is_database(path: &Path) -> Result<bool> {
+    let mut header = [0; 100];
+    let read = PinnedFile::open(path)?.read_at(0, &mut header).map_err(|e| Error::disk("read the database", path, e))?;
+    Ok(read == header.len() && DbHeader::decode(&header).is_ok())
+}
+
+/// The real door.
+#[derive(Debug)]
+struct SqliteDoor {
+    path: PathBuf,
+    wal_path: PathBuf,
+    shm_path: PathBuf,
+    database: PinnedFile,
+    page_size: PageSize,
+    wal: std::fs::File,
+    wal_id: FileId,
+    shm: PinnedFile,
+    readers: [Connection; 2],
+    /// Readers with an open transaction, the older first.
+    pinned: Vec<usize>,
+    writer: Option<Connection>,
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+impl SqliteDoor {
+    fn attach(path: &Path, database: PinnedFile, page_size: PageSize, first: Connection) -> Result<Self> {
+        // The first read of a database in WAL mode opens, or makes, its -wal and -shm files.
+        connection::begin_read(&first)?;
+        let second = connection::open_connection(path, BUSY_TIMEOUT)?;
+        let (wal_path, shm_path) = (with_suffix(path, "-wal"), with_suffix(path, "-shm"));
+        let open_wal = |e| {
+            Error::disk("open the WAL", &wal_path, e)
+                .with_hint("a database that is opened with locking_mode=EXCLUSIVE cannot be replicated")
+        };
+        #[expect(clippy::disallowed_methods, reason = "the WAL carries no locks, it may be opened and closed")]
+        let wal = std::fs::File::open(&wal_path).map_err(open_wal)?;
+        let wal_id = FileId::of_file(&wal).map_err(open_wal)?;
+        let shm = PinnedFile::open(&shm_path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            wal_path,
+            shm_path,
+            database,
+            page_size,
+            wal,
+            wal_id,
+            shm,
+            readers: [first, second],
+            pinned: vec![0],
+            writer: None,
+        })
+    }
+
+    fn view(&self, index: &WalIndexHeader) -> Result<WalView> {
+        if !index.is_known_version() {
+            let message = format!("the WAL index has an unknown version {}", index.version);
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        }
+        Ok(WalView {
+            salts: index.salts,
+            max_frame: index.max_frame,
+            frame_checksum: index.frame_checksum,
+            page_count: index.page_count,
+            backfilled: index.backfilled,
+            page_size: index.page_size.unwrap_or(self.page_size),
+        })
+    }
+
+    fn idle_reader(&self) -> Result<usize> {
+        (0..2)
+            .find(|i| !self.pinned.contains(i))
+            .ok_or_else(|| Error::internal("both readers hold a transaction"))
+    }
+
+    fn unpin(&mut self, index: usize) -> Result<()> {
+        if self.pinned.len() < 2 {
+            return Err(Error::internal("the last read transaction would end"));
+        }
+        let reader = self.pinned.remove(index);
+        connection::end_read(&self.readers[reader])
+    }
+}
+
+impl Door for SqliteDoor {
+    fn identity(&self) -> Result<Identity> {
+        let of = |path: &Path| FileId::of_path(path).map_err(|e| Error::disk("look at the database", path, e));
+        Ok(match of(&self.path)? {
+            None => Identity::Missing,
+            Some(id) if id != self.database.identity() => Identity::Replaced,
+            Some(_) if of(&self.wal_path)? != Some(self.wal_id) => Identity::WalReplaced,
+            Some(_) if of(&self.shm_path)? != Some(self.shm.identity()) => Identity::WalReplaced,
+            Some(_) => Identity::Same,
+        })
+    }
+
+    fn file(&self) -> (u64, u64) {
+        let id = self.database.identity();
+        (id.dev, id.ino)
+    }
+
+    fn look(&self) -> Result<WalView> {
+        // Two copies are written one after the other; a reader that meets a writer tries again.
+        for _ in 0..100 {
+            let mut bytes = [0; WAL_INDEX_HEADER_LEN];
+            let read = self
+                .shm
+                .read_at(0, &mut bytes)
+                .map_err(|e| Error::disk("read the WAL index", &self.shm_path, e))?;
+            let decoded = if read == bytes.len() { WalIndexHeader::decode(&bytes) } else { None };
+            if let Some(index) = decoded {
+                return self.view(&index);
+            }
+            std::thread::yield_now();
+        }
+        Err(Error::new(ErrorKind::Busy, format!("the WAL index does not come to rest path={}", self.shm_path.display())))
+    }
+
+    fn read_wal(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        let mut done = 0;
+        while done < buf.len() {
+            match self.wal.read_at(&mut buf[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(Error::disk("read the WAL", &self.wal_path, e)),
+            }
+        }
+        Ok(done)
+    }
+
+    fn read_database(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        self.database.read_at(offset, buf).map_err(|e| Error::disk("read the database", &self.path, e))
+    }
+
+    fn file_pages(&self, page_size: PageSize) -> Result<u32> {
+        let len = self.database.len().map_err(|e| Error::disk("look at the database", &self.path, e))?;
+        u32::try_from(len / u64::from(page_size.get()))
+            .map_err(|_| Error::new(ErrorKind::Database, "the database has more pages than SQLite can count"))
+    }
+
+    fn pin(&mut self) -> Result<()> {
+        let reader = self.idle_reader()?;
+        connection::begin_read(&self.readers[reader])?;
+        self.pinned.push(reader);
+        Ok(())
+    }
+
+    fn unpin_older(&mut self) -> Result<()> {
+        self.unpin(0)
+    }
+
+    fn unpin_newer(&mut self) -> Result<()> {
+        self.unpin(self.pinned.len().saturating_sub(1))
+    }
+
+    fn pins(&self) -> usize {
+        self.pinned.len()
+    }
+
+    fn checkpoint(&mut self) -> Result<Checkpoint> {
+        connection::checkpoint_passive(&self.readers[self.idle_reader()?])
+    }
+
+    fn seal(&mut self, patience: Duration) -> Result<bool> {
+        if self.writer.is_none() {
+            self.writer = Some(connection::open_connection(&self.path, Duration::ZERO)?);
+        }
+        let Some(writer) = &self.writer else { return Ok(false) };
+        connection::begin_write_within(writer, patience)
+    }
+
+    fn unseal(&mut self) -> Result<()> {
+        self.writer.as_ref().map_or(Ok(()), connection::rollback)
+    }
+}
+
+impl Drop for SqliteDoor {
+    fn drop(&mut self) {
+        // Closing a connection ends its transaction too; an error here leaves nothing held.
+        let _ = self.unseal();
+        for &reader in &self.pinned {
+            let _ = connection::end_read(&self.readers[reader]);
+        }
+    }
+}
