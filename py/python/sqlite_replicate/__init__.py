@@ -1,0 +1,73 @@
+"""Continuous backup of SQLite databases to object storage, from inside the program that uses them.
+
+>>> import replicate
+>>> stop = replicate.auto_replicate("app.db")  # doctest: +SKIP
+
+The package is also called ``replicate``; both names are the same module.
+"""
+
+from ._api import Events, Replicator, auto_replicate, ensure_exists, ltx, restore, start
+from ._collision import warn_if_shadowed
+from ._errors import (
+    BusyError,
+    CancelledError,
+    ClosedError,
+    ConfigError,
+    CorruptError,
+    DatabaseError,
+    DeniedError,
+    DiskError,
+    DivergedError,
+    ExistsError,
+    ForkedError,
+    InternalError,
+    KeysError,
+    NoBackupError,
+    ReplicateError,
+    SyncTimeoutError,
+    UnavailableError,
+    UnsupportedError,
+)
+from ._native import VERSION as __version__
+from ._options import Options
+from ._types import Event, IntegrityCheck, LtxFile, Progress, RestoreReport, State, StopReport, SyncStatus
+
+__all__ = [
+    "BusyError",
+    "CancelledError",
+    "ClosedError",
+    "ConfigError",
+    "CorruptError",
+    "DatabaseError",
+    "DeniedError",
+    "DiskError",
+    "DivergedError",
+    "Event",
+    "Events",
+    "ExistsError",
+    "ForkedError",
+    "IntegrityCheck",
+    "InternalError",
+    "KeysError",
+    "LtxFile",
+    "NoBackupError",
+    "Options",
+    "Progress",
+    "ReplicateError",
+    "Replicator",
+    "RestoreReport",
+    "State",
+    "StopReport",
+    "SyncStatus",
+    "SyncTimeoutError",
+    "UnavailableError",
+    "UnsupportedError",
+    "__version__",
+    "auto_replicate",
+    "ensure_exists",
+    "ltx",
+    "restore",
+    "start",
+]
+
+warn_if_shadowed()

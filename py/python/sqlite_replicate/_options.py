@@ -1,0 +1,116 @@
+"""Keyword arguments on their way to the library's table of options.
+
+Everything becomes a text under the table's name; defaults, ranges and rules are the library's.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Literal, Mapping, Optional, TypedDict, Union
+
+from ._errors import ConfigError
+
+if TYPE_CHECKING:
+    from . import _native
+
+StrPath = Union[str, "os.PathLike[str]"]
+Seconds = Union[float, timedelta]
+
+
+class Options(TypedDict, total=False):
+    """The options beside ``url``. ``None`` and an empty text are the same as leaving one out."""
+
+    endpoint: Optional[str]
+    """URL of an S3 service."""
+    bucket: Optional[str]
+    """Bucket; default ``replicate``."""
+    prefix: Optional[str]
+    """Prefix of the object keys; default the host name. (The library's option ``path``.)"""
+    region: Optional[str]
+    """Region that requests are signed for; default ``us-central1``."""
+    access_key: Optional[str]
+    """Access key; without it the AWS credential chain is used."""
+    secret_key: Optional[str]
+    """Secret key."""
+    session_token: Optional[str]
+    """Session token that belongs to temporary keys."""
+    sync_interval: Union[float, timedelta, str, None]
+    """Shortest time between two objects under load: seconds, timedelta or text such as ``500ms``."""
+    restore: Optional[Literal["missing", "never"]]
+    """``missing``: a database that does not exist is restored before start() returns. ``never``: it starts empty."""
+    age_recipient: Optional[str]
+    """Public keys to seal to. An error in this release: nothing is ever sent unsealed by mistake."""
+    age_identity: Optional[str]
+    """Private key to open with. An error in this release."""
+    page_encoding: Optional[Literal["frame", "block"]]
+    """``frame``: every Litestream 0.5 reads it. ``block``: 0.5.16 and later."""
+    checkpoint_pages: Union[int, str, None]
+    """WAL length in pages from which it is copied back into the database."""
+    spool_limit: Union[int, str, None]
+    """Bytes of captured commits kept while the store cannot be reached: a number or text such as ``1GiB``."""
+
+
+_TABLE_NAMES = {"prefix": "path"}  # the first argument of every function is called path already
+
+
+def pairs(url: Optional[str], options: Mapping[str, object]) -> _native.Pairs:
+    """The options that were given, by the table's names, as texts."""
+    named = {"url": url, **options}
+    if "path" in named:
+        raise ConfigError("unknown option 'path'", hint="the prefix of the object keys is called prefix")
+    return [(_TABLE_NAMES.get(name, name), _text(name, value)) for name, value in named.items() if value is not None]
+
+
+def _text(name: str, value: object) -> str:
+    if name == "sync_interval" and isinstance(value, (int, float, timedelta)):
+        return f"{seconds(value):.9f}s"
+    if isinstance(value, (str, int)):
+        return str(value)
+    raise ConfigError(f"option {name} has the type {type(value).__name__}", hint="expected a text")
+
+
+def seconds(value: Seconds) -> float:
+    """A time in seconds."""
+    return value.total_seconds() if isinstance(value, timedelta) else float(value)
+
+
+def timeout(value: Optional[Seconds]) -> Optional[float]:
+    """A timeout in seconds; ``None`` waits for ever."""
+    return None if value is None else seconds(value)
+
+
+def path(value: Union[StrPath, bytes]) -> str:
+    """A path as text."""
+    return os.fsdecode(value)
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+
+
+def milliseconds(value: Union[datetime, str]) -> int:
+    """A moment in whole milliseconds since 1970, rounded down."""
+    moment = value if isinstance(value, datetime) else _parse(value)
+    if moment.utcoffset() is None:
+        raise ConfigError(
+            f"timestamp {moment} has no time zone",
+            hint="a datetime with tzinfo, such as datetime.now(timezone.utc)",
+        )
+    return (moment - _EPOCH) // timedelta(milliseconds=1)
+
+
+def _parse(text: str) -> datetime:
+    match = _RFC3339.fullmatch(text)
+    try:
+        if match is None:
+            raise ValueError
+        day, clock, fraction, zone = match.groups()
+        micros = (fraction or "").ljust(6, "0")[:6]
+        offset = "+00:00" if zone in "Zz" else zone
+        return datetime.fromisoformat(f"{day}T{clock}.{micros}{offset}")
+    except ValueError:
+        raise ConfigError(
+            f"timestamp is not valid: {text!r}", hint="expected RFC 3339 such as 2025-01-31T12:00:00Z"
+        ) from None

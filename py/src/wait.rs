@@ -1,0 +1,95 @@
+//! Waiting for the engine without holding Python up.
+//!
+//! A blocking call of the library runs on a thread of its own, which never touches Python; the calling
+//! thread waits for it in slices without the GIL and lets signal handlers run between them, so that Ctrl-C
+//! ends the call within a slice. (Calling the library itself in slices would not do: every `sync` asks for
+//! everything committed before it, so under load a sliced one would never end.)
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::time::Duration;
+
+use pyo3::prelude::*;
+use replicate::{Error, ErrorKind, Result};
+
+use crate::failure::{Failure, Outcome, panicked};
+use crate::{bridge, process};
+
+/// The longest time without a look at signals.
+pub(crate) const SLICE: Duration = Duration::from_millis(50);
+
+/// What a timeout of `None` and everything longer is: a time that no clock overflows on.
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+/// A timeout in seconds; `None` waits for ever.
+pub(crate) fn timeout(seconds: Option<f64>) -> Result<Duration> {
+    match seconds {
+        None => Ok(FOREVER),
+        Some(s) if s.is_nan() || s < 0.0 => Err(Error::new(
+            ErrorKind::Config,
+            format!("timeout is not valid: {s}: expected seconds from 0, or None"),
+        )),
+        Some(s) => Ok(Duration::try_from_secs_f64(s).map_or(FOREVER, |t| t.min(FOREVER))),
+    }
+}
+
+/// Work that runs beside the calling thread.
+pub(crate) struct Work<T> {
+    result: Receiver<Result<T>>,
+}
+
+impl<T: Send + 'static> Work<T> {
+    /// Starts it.
+    pub(crate) fn start(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<Self> {
+        let (sender, result) = sync_channel(1);
+        process::spawn("replicate-call", move || {
+            let done = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(panicked()));
+            // The caller may have left on Ctrl-C.
+            let _ = sender.send(done);
+        })?;
+        Ok(Self { result })
+    }
+
+    /// Waits for the end. `between` runs after each slice, attached to Python; its error ends the waiting,
+    /// not the work, and hands the work back.
+    pub(crate) fn wait(
+        self,
+        py: Python<'_>,
+        mut between: impl FnMut(Python<'_>) -> Outcome<()>,
+    ) -> std::result::Result<Outcome<T>, (Failure, Self)> {
+        let mut this = self;
+        loop {
+            let (back, got) = py.detach(move || {
+                let got = this.result.recv_timeout(SLICE);
+                (this, got)
+            });
+            this = back;
+            match got {
+                Ok(result) => return Ok(result.map_err(Failure::from)),
+                Err(RecvTimeoutError::Disconnected) => return Ok(Err(panicked().into())),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            if let Err(failure) = attend(py).and_then(|()| between(py)) {
+                return Err((failure, this));
+            }
+        }
+    }
+}
+
+/// Runs one blocking call. On Ctrl-C the caller gets its exception and the call ends by itself, later.
+pub(crate) fn blocking<T: Send + 'static>(
+    py: Python<'_>,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Outcome<T> {
+    match Work::start(work)?.wait(py, |_| Ok(())) {
+        Ok(outcome) => outcome,
+        Err((failure, _left_to_itself)) => Err(failure),
+    }
+}
+
+/// Lets signal handlers run, and log lines out if no other thread does that.
+pub(crate) fn attend(py: Python<'_>) -> Outcome<()> {
+    py.check_signals()?;
+    bridge::deliver_here(py);
+    Ok(())
+}
