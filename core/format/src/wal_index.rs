@@ -29,8 +29,8 @@ pub struct WalIndexHeader {
     pub is_init: bool,
     /// Whether the checksums of the log sum big-endian words.
     pub big_endian_checksums: bool,
-    /// Bytes a page.
-    pub page_size: PageSize,
+    /// Bytes a page; `None` until the first frame after the index was set up on an empty log.
+    pub page_size: Option<PageSize>,
     /// The last committed frame; 0 if the log is empty.
     pub max_frame: u32,
     /// Size of the database in pages.
@@ -67,7 +67,7 @@ impl WalIndexHeader {
             change: word(copy, 8),
             is_init: true,
             big_endian_checksums: copy[13] != 0,
-            page_size: PageSize::new(size)?,
+            page_size: if size == 0 { None } else { Some(PageSize::new(size)?) },
             max_frame: word(copy, 16),
             page_count: word(copy, 20),
             frame_checksum: (word(copy, 24), word(copy, 28)),
@@ -87,7 +87,7 @@ impl WalIndexHeader {
     #[must_use]
     pub fn encode(&self) -> [u8; WAL_INDEX_HEADER_LEN] {
         let mut out = [0; WAL_INDEX_HEADER_LEN];
-        let size = u16::try_from(self.page_size.get()).unwrap_or(1);
+        let size = self.page_size.map_or(0, |size| u16::try_from(size.get()).unwrap_or(1));
         let mut put = |at: usize, value: u32| out[at..at + 4].copy_from_slice(&value.to_ne_bytes());
         put(0, self.version);
         put(8, self.change);

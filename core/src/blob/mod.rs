@@ -4,6 +4,9 @@
 //! looks into a body. What a body's timestamp is arrives as an attribute and is stored beside it. Keys are
 //! relative to the root that the backend was made with (bucket and prefix, or folder).
 
+mod file;
+mod memory;
+
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,8 +15,14 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 
-use crate::clock::Timestamp;
+use crate::clock::{SystemClock, Timestamp};
+use crate::config::StoreLocation;
+use crate::disk::SharedDisk;
 use crate::error::{Error, ErrorKind, Result};
+use crate::exec::Blocking;
+
+pub use self::file::FileStore;
+pub use self::memory::MemoryStore;
 
 /// The name of an object below the backend's root: segments joined by `/`, none of them empty, `.` or `..`.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -190,3 +199,41 @@ pub trait BlobStore: fmt::Debug + Send + Sync {
 
 /// A shared store.
 pub type SharedBlobStore = Arc<dyn BlobStore>;
+
+/// The store at a checked place. Nothing is asked of it yet: a store that cannot be reached fails at its first
+/// use.
+pub fn open(location: &StoreLocation, disk: SharedDisk) -> Result<SharedBlobStore> {
+    match location {
+        StoreLocation::Memory(name) => Ok(MemoryStore::named(name)),
+        StoreLocation::File(root) => {
+            Ok(Arc::new(FileStore::new(root.clone(), disk, Arc::new(SystemClock::new()), Blocking::Pool)))
+        }
+        StoreLocation::S3(_) => Err(Error::new(ErrorKind::Unsupported, "this build has no S3 client")
+            .with_hint("build with the feature s3")),
+    }
+}
+
+/// The part of a range that lies within a body of this length; empty if none does.
+fn cut(range: Option<Range<u64>>, len: u64) -> Range<u64> {
+    let Some(range) = range else { return 0..len };
+    let end = range.end.min(len);
+    range.start.min(end)..end
+}
+
+/// Refuses a prefix that is not a folder: `db` would also name `db2/`.
+fn check_prefix(prefix: &str) -> BlobResult<()> {
+    if prefix.is_empty() || prefix.ends_with('/') {
+        return Ok(());
+    }
+    Err(Error::internal(format!("a listing below {prefix:?}, which does not end with a slash")).into())
+}
+
+/// The bytes of this range of a body, or an error: a source that gives another number never gets stored.
+async fn read_exact(body: &Body, range: Range<u64>) -> BlobResult<Bytes> {
+    let bytes = body.read(range.clone()).await?;
+    if bytes.len() as u64 == range.end - range.start {
+        return Ok(bytes);
+    }
+    let message = format!("a body gave {} bytes where {} were asked", bytes.len(), range.end - range.start);
+    Err(Error::internal(message).into())
+}

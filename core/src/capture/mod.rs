@@ -1,1 +1,401 @@
-//! capture
+//! From the database to the spool: what was committed since the last capture becomes one LTX file.
+//!
+//! A step looks, decides ([`plan`]), and reads under a read transaction that began while the one before it
+//! was still open; the older one ends when what was read is safe on the disk. So at every moment either the
+//! WAL or the spool holds every commit. Nothing is ever written into the database; its WAL is only copied
+//! back by passive checkpoints ([`turn`]).
+
+mod delta;
+mod frames;
+mod plan;
+mod rebase;
+mod turn;
+mod watch;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use replicate_format::{Decoder, Level, PageEncoding, PageSize, Txid, TxidRange, crc64, page_checksum};
+
+use crate::clock::SharedClock;
+use crate::disk::SharedDisk;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Event, RebaseReason};
+use crate::ship::LocalChain;
+use crate::spool::ledger::Ledger;
+use crate::spool::state::{MarkRecord, Record, ShippedRecord, StateFile};
+use crate::spool::{Spool, SpoolFile};
+use crate::sqlite::{Attach, Door, Identity, WalView};
+
+use self::frames::{Frames, FramesError, chain_from_header, chain_from_mark, frame_offset};
+use self::plan::{CapturePlan, Position, WalMark, plan};
+
+pub(crate) use self::watch::{InotifyWatch, Watch};
+
+/// Longest run of frames in one file, cut at a commit; a longer transaction makes a longer file.
+const RUN_BYTES: u64 = 16 << 20;
+
+/// Files that the store has but the ledger does not cover: more than this and it is written out.
+const RETAINED_FILES: usize = 64;
+
+/// How to capture.
+#[derive(Clone, Debug)]
+pub(crate) struct CaptureConfig {
+    /// The database.
+    pub(crate) database: PathBuf,
+    /// Where the replica is.
+    pub(crate) replica: String,
+    /// How pages are written.
+    pub(crate) page_encoding: PageEncoding,
+    /// WAL length from which it is copied back.
+    pub(crate) checkpoint_pages: u32,
+}
+
+/// What a step did.
+#[derive(Debug)]
+pub(crate) struct Step {
+    /// What happened, in order.
+    pub(crate) written: Vec<Event>,
+    /// The last capture now.
+    pub(crate) txid: Txid,
+    /// Everything that was committed when the step began is captured.
+    pub(crate) caught_up: bool,
+    /// There is nothing to capture from.
+    pub(crate) waiting: Option<Waiting>,
+}
+
+/// Why there is nothing to capture from.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Waiting {
+    /// There is no database yet, or one without a header.
+    Database,
+}
+
+/// How much waits in the WAL.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Backlog {
+    /// Bytes of frames that are not captured.
+    Bytes(u64),
+    /// The database has to be looked at closely.
+    Unknown,
+}
+
+/// The capture engine of one database.
+#[derive(Debug)]
+pub(crate) struct Capture {
+    config: CaptureConfig,
+    disk: SharedDisk,
+    clock: SharedClock,
+    attach: Arc<dyn Attach>,
+    spool: Arc<Mutex<Spool>>,
+    ledger: Ledger,
+    state: StateFile,
+    replica: String,
+    door: Option<Box<dyn Door>>,
+    position: Position,
+    /// The database the position is of.
+    database: (u64, u64),
+    shipped: Option<ShippedRecord>,
+    /// The next image must be a snapshot: the store has no chain that it could continue.
+    snapshot_due: bool,
+    /// Length of the WAL after the last try to copy it back.
+    turned_at: WalMark,
+}
+
+impl Capture {
+    /// Opens the local state. Whatever is missing, damaged or of another replica counts as unknown.
+    pub(crate) fn open(
+        disk: SharedDisk,
+        clock: SharedClock,
+        attach: Arc<dyn Attach>,
+        folder: &Path,
+        spool: Arc<Mutex<Spool>>,
+        config: CaptureConfig,
+    ) -> Result<Self> {
+        let (state, record) = StateFile::open(&disk, folder)?;
+        let newest = lock(&spool).newest();
+        let ledger = Ledger::open(disk.clone(), folder, newest)?;
+        let replica = format!("{:016x}", crc64(config.replica.as_bytes()));
+        let position = Position { txid: Txid::ZERO, commit: 0, page_size: None, mark: None, unbroken: false, due: None };
+        let nowhere = WalMark { salts: Default::default(), frame: 0, checksum: (0, 0) };
+        let mut capture = Self {
+            config,
+            disk,
+            clock,
+            attach,
+            spool,
+            ledger,
+            state,
+            replica,
+            door: None,
+            position,
+            database: (0, 0),
+            shipped: None,
+            snapshot_due: false,
+            turned_at: nowhere,
+        };
+        match record {
+            Some(record) if record.replica == capture.replica => capture.recall(&record)?,
+            _ => capture.forget()?,
+        }
+        Ok(capture)
+    }
+
+    fn spool(&self) -> MutexGuard<'_, Spool> {
+        lock(&self.spool)
+    }
+
+    /// Takes up what was recorded, as far as ledger and spool bear it out.
+    fn recall(&mut self, record: &Record) -> Result<()> {
+        self.shipped = record.shipped;
+        self.database = record.database;
+        let Some(page_size) = self.ledger.page_size() else { return self.forget() };
+        self.position.page_size = Some(page_size);
+        self.position.txid = self.ledger.durable();
+        self.position.commit = self.ledger.pages();
+        let after: Vec<SpoolFile> = self.spool().pending(self.ledger.durable()).cloned().collect();
+        for file in after {
+            if !file.txids.extends(self.position.txid) || self.replay(&file).is_err() {
+                tracing::warn!(txids = %file.txids, "spool file is damaged, comparing with the database");
+                return self.start_over(self.position.txid.max(Txid(record.txid)), RebaseReason::SpoolDamaged, false);
+            }
+        }
+        if record.txid == self.position.txid.0 && record.commit == self.position.commit {
+            self.position.mark = record.mark.map(|m| WalMark { salts: m.salts(), frame: m.frame, checksum: m.checksum });
+        }
+        Ok(())
+    }
+
+    /// Brings the ledger from before a spool file to after it.
+    fn replay(&mut self, file: &SpoolFile) -> Result<()> {
+        let wrong = |e: &dyn std::fmt::Display| Error::new(ErrorKind::Corrupt, format!("spool file {}: {e}", file.txids));
+        let reader = self.spool().read(file)?;
+        let mut decoder = Decoder::new(reader).map_err(|e| wrong(&e))?;
+        let header = *decoder.header();
+        if Some(header.page_size) != self.ledger.page_size() || header.txids != file.txids {
+            return Err(wrong(&"not what its name says"));
+        }
+        let mut page = vec![0; header.page_size.len()];
+        let mut checksums = Vec::new();
+        while let Some(pgno) = decoder.next_page(&mut page).map_err(|e| wrong(&e))? {
+            checksums.push((pgno, page_checksum(pgno, &page)));
+        }
+        decoder.finish().map_err(|e| wrong(&e))?;
+        self.ledger.set_pages(header.commit);
+        for (pgno, checksum) in checksums {
+            self.ledger.set(pgno, checksum);
+        }
+        self.position.txid = file.txids.max();
+        self.position.commit = header.commit;
+        Ok(())
+    }
+
+    /// Forgets all local knowledge; what was spooled belonged to it.
+    fn forget(&mut self) -> Result<()> {
+        self.spool().discard_after(Txid::ZERO)?;
+        self.ledger.reset()?;
+        self.shipped = None;
+        self.position = Position { txid: Txid::ZERO, commit: 0, page_size: None, mark: None, unbroken: false, due: None };
+        Ok(())
+    }
+
+    /// What this host remembers of the chain.
+    pub(crate) fn chain(&self) -> LocalChain {
+        let spooled: Vec<TxidRange> = self.spool().pending(Txid::ZERO).map(|file| file.txids).collect();
+        LocalChain { newest: self.position.txid, spooled, shipped: self.shipped }
+    }
+
+    /// Starts over with a full image after `after`. What is spooled and not shipped is in the database too.
+    pub(crate) fn start_over(&mut self, after: Txid, reason: RebaseReason, snapshot: bool) -> Result<()> {
+        self.spool().discard_after(Txid::ZERO)?;
+        self.ledger.reset()?;
+        self.position.txid = after;
+        self.position.mark = None;
+        self.position.due = Some(reason);
+        self.snapshot_due = snapshot;
+        Ok(())
+    }
+
+    /// Captures what was committed, as far as one file goes.
+    pub(crate) fn step(&mut self) -> Result<Step> {
+        if !self.attached()? {
+            return Ok(self.done(Vec::new(), true, Some(Waiting::Database)));
+        }
+        let Some(door) = &self.door else { return Err(Error::internal("not attached")) };
+        let view = door.look()?;
+        if plan(&self.position, &view) == CapturePlan::Idle {
+            return Ok(self.done(Vec::new(), true, None));
+        }
+        let captured = self.with_door(Self::follow);
+        let (mut events, view) = self.steady(captured)?;
+        if self.ledger.is_heavy() {
+            self.ledger.flush(self.position.txid)?;
+        }
+        let caught_up = self.position.mark == Some(WalMark::end_of(&view));
+        if caught_up {
+            let turned = self.turn(&view);
+            events.extend(self.steady(turned)?);
+        }
+        Ok(self.done(events, caught_up, None))
+    }
+
+    /// A failure between two read transactions leaves it open which of them is held: attach again.
+    fn steady<T>(&mut self, result: Result<T>) -> Result<T> {
+        if result.is_err() && self.door.as_ref().is_some_and(|door| door.pins() != 1) {
+            self.detach();
+        }
+        result
+    }
+
+    /// Captures under a fresh read transaction that begins while the one before it is open. The old one ends
+    /// only if everything up to the view is captured: until then it is what keeps the frames in place.
+    fn follow(&mut self, door: &mut dyn Door) -> Result<(Vec<Event>, WalView)> {
+        door.pin()?;
+        let captured = self.capture(door);
+        match &captured {
+            Ok((_, view)) if self.position.mark == Some(WalMark::end_of(view)) => door.unpin_older()?,
+            _ => door.unpin_newer()?,
+        }
+        captured
+    }
+
+    fn done(&self, written: Vec<Event>, caught_up: bool, waiting: Option<Waiting>) -> Step {
+        Step { written, txid: self.position.txid, caught_up, waiting }
+    }
+
+    /// Runs something on the door beside the rest of the engine.
+    fn with_door<T>(&mut self, f: impl FnOnce(&mut Self, &mut dyn Door) -> Result<T>) -> Result<T> {
+        let mut door = self.door.take().ok_or_else(|| Error::internal("not attached"))?;
+        let result = f(self, door.as_mut());
+        self.door = Some(door);
+        result
+    }
+
+    /// One capture under two read transactions. Returns what happened and the view it was made from.
+    fn capture(&mut self, door: &mut dyn Door) -> Result<(Vec<Event>, WalView)> {
+        let view = door.look()?;
+        let captured = match plan(&self.position, &view) {
+            CapturePlan::Idle => None,
+            CapturePlan::Rebase(reason) => self.rebase(door, &view, reason)?,
+            CapturePlan::Delta { from, seed, prove } => match self.delta(door, &view, from, seed, prove) {
+                Ok(captured) => captured,
+                Err(FramesError::Other(error)) => return Err(error),
+                Err(FramesError::Broken) => {
+                    tracing::warn!(db = %self.config.database.display(), "the WAL does not continue, comparing pages");
+                    self.rebase(door, &view, RebaseReason::WalMismatch)?
+                }
+            },
+        };
+        self.position.unbroken = true;
+        self.record()?;
+        Ok((captured.into_iter().collect(), view))
+    }
+
+    /// Whether the database is attached, as the file that its path names now.
+    fn attached(&mut self) -> Result<bool> {
+        if let Some(door) = &self.door {
+            match door.identity()? {
+                Identity::Same => return Ok(true),
+                gone => {
+                    tracing::warn!(db = %self.config.database.display(), ?gone, "files were replaced, attaching again");
+                    self.detach();
+                }
+            }
+        }
+        let Some(door) = self.attach.attach(&self.config.database)? else { return Ok(false) };
+        if door.file() != self.database {
+            let known = self.position.page_size.is_some() && self.database != (0, 0);
+            if known && self.position.due.is_none() {
+                self.position.due = Some(RebaseReason::DatabaseReplaced);
+            }
+            self.database = door.file();
+        }
+        self.door = Some(door);
+        Ok(true)
+    }
+
+    fn detach(&mut self) {
+        self.door = None;
+        self.position.unbroken = false;
+    }
+
+    /// Notes where the last capture ended.
+    fn record(&mut self) -> Result<()> {
+        let mark = self.position.mark.filter(|_| self.position.due.is_none());
+        let record = Record {
+            replica: self.replica.clone(),
+            database: self.database,
+            page_size: self.position.page_size.map_or(0, PageSize::get),
+            txid: self.position.txid.0,
+            commit: self.position.commit,
+            mark: mark.map(|m| MarkRecord {
+                salts: (m.salts.salt1, m.salts.salt2),
+                frame: m.frame,
+                checksum: m.checksum,
+            }),
+            shipped: self.shipped,
+        };
+        self.state.write(&record)
+    }
+
+    /// Notes that the store has a file, and removes it once the ledger covers it.
+    pub(crate) fn shipped(&mut self, file: &SpoolFile) -> Result<()> {
+        let txid = file.txids.max();
+        self.shipped = Some(ShippedRecord { txid: txid.0, level: file.level.get(), size: file.size });
+        let retained = self.spool().pending(Txid::ZERO).take_while(|file| file.txids.max() <= txid).count();
+        if retained > RETAINED_FILES {
+            self.ledger.flush(self.position.txid)?;
+        }
+        self.record()?;
+        self.sweep()
+    }
+
+    fn sweep(&mut self) -> Result<()> {
+        let shipped = self.shipped.map_or(Txid::ZERO, |shipped| shipped.txid());
+        let covered = shipped.min(self.ledger.durable());
+        self.spool().release(covered)
+    }
+
+    /// After some quiet: writes the ledger out and removes what it covers.
+    pub(crate) fn settle(&mut self) -> Result<()> {
+        if self.ledger.is_dirty() || self.ledger.durable() < self.position.txid {
+            self.ledger.flush(self.position.txid)?;
+        }
+        self.record()?;
+        self.sweep()
+    }
+
+    /// Lets go of the database because the spool is full; what is missed is found by comparing later.
+    pub(crate) fn pause(&mut self) {
+        self.detach();
+        self.position.due = self.position.due.or(Some(RebaseReason::SpoolFull));
+    }
+
+    /// How much waits in the WAL.
+    pub(crate) fn backlog(&self) -> Result<Backlog> {
+        let Some(door) = &self.door else { return Ok(Backlog::Unknown) };
+        let view = door.look()?;
+        let frames = match plan(&self.position, &view) {
+            CapturePlan::Idle => 0,
+            CapturePlan::Delta { from, .. } => view.max_frame - from,
+            CapturePlan::Rebase(_) => return Ok(Backlog::Unknown),
+        };
+        Ok(Backlog::Bytes(u64::from(frames) * view.page_size.frame_len() as u64))
+    }
+
+    /// Lets go of the database and leaves the local state in order.
+    pub(crate) fn close(&mut self) -> Result<()> {
+        let settled = self.settle();
+        self.detach();
+        self.record()?;
+        settled
+    }
+
+    fn ledger_matches(&self, page_size: PageSize) -> bool {
+        self.ledger.page_size() == Some(page_size)
+    }
+}
+
+fn lock(spool: &Mutex<Spool>) -> MutexGuard<'_, Spool> {
+    spool.lock().unwrap_or_else(PoisonError::into_inner)
+}

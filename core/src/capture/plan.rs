@@ -19,9 +19,10 @@
 //! still there with the checksum that was noted. Frames of one generation are never removed, so what follows
 //! is complete. Different salts prove nothing, whatever the old frames look like: rebase.
 
-use replicate_format::{PageSize, Salts, Txid, WalIndexHeader};
+use replicate_format::{PageSize, Salts, Txid};
 
 use crate::event::RebaseReason;
+use crate::sqlite::WalView;
 
 /// A place in the WAL: frames of the generation `salts` up to `frame` are captured.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -36,7 +37,7 @@ pub(crate) struct WalMark {
 
 impl WalMark {
     /// The end of the WAL as this view has it.
-    pub(crate) fn end_of(view: &WalIndexHeader) -> Self {
+    pub(crate) fn end_of(view: &WalView) -> Self {
         Self { salts: view.salts, frame: view.max_frame, checksum: view.frame_checksum }
     }
 }
@@ -77,7 +78,7 @@ pub(crate) enum CapturePlan {
 }
 
 /// Decides.
-pub(crate) fn plan(position: &Position, view: &WalIndexHeader) -> CapturePlan {
+pub(crate) fn plan(position: &Position, view: &WalView) -> CapturePlan {
     if let Some(reason) = position.due {
         return CapturePlan::Rebase(reason);
     }
@@ -122,8 +123,9 @@ mod tests {
     const SALTS: Salts = Salts { salt1: 7, salt2: 9 };
     const OTHER: Salts = Salts { salt1: 8, salt2: 1 };
 
-    fn view(salts: Salts, max_frame: u32) -> WalIndexHeader {
-        WalIndexHeader { salts, max_frame, frame_checksum: (max_frame, 1), ..WalIndexHeader::empty(PageSize::MIN) }
+    fn view(salts: Salts, max_frame: u32) -> WalView {
+        let frame_checksum = (max_frame, 1);
+        WalView { salts, max_frame, frame_checksum, page_count: 5, backfilled: 0, page_size: PageSize::MIN }
     }
 
     fn at(frame: u32, unbroken: bool) -> Position {

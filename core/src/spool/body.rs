@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use replicate_format::Crc64;
+use replicate_format::crc64;
 
 use crate::blob::{Body, BodySource};
 use crate::disk::{DiskFile, SharedDisk};
@@ -39,7 +39,7 @@ impl BodySource for FileBody {
         let mut bytes = vec![0; len];
         let read = file.read_at(range.start, &mut bytes).map_err(wrap)?;
         let whole = range.start == 0 && range.end == self.size;
-        let rotten = whole && self.crc.is_some_and(|crc| Crc64::of(&bytes) != crc);
+        let rotten = whole && self.crc.is_some_and(|crc| crc64(&bytes) != crc);
         if read < len || rotten {
             let message = format!("spool file is damaged path={}", self.path.display());
             return Err(Error::new(ErrorKind::Corrupt, message));

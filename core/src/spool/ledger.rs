@@ -19,7 +19,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use replicate_format::{Crc64, PageSize, Pgno, Txid};
+use replicate_format::{PageSize, Pgno, Txid, crc64};
 
 use crate::disk::{DiskFile, SharedDisk, temporary_name};
 use crate::error::{Error, Result};
@@ -59,7 +59,7 @@ impl Base {
         bytes[8..16].copy_from_slice(&self.txid.0.to_be_bytes());
         bytes[16..20].copy_from_slice(&self.page_size.to_be_bytes());
         bytes[20..24].copy_from_slice(&self.pages.to_be_bytes());
-        let crc = Crc64::of(&bytes[..24]);
+        let crc = crc64(&bytes[..24]);
         bytes[24..].copy_from_slice(&crc.to_be_bytes());
         bytes
     }
@@ -67,7 +67,7 @@ impl Base {
     fn decode(bytes: &[u8; HEADER as usize]) -> Option<Self> {
         let word = |at: usize| u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
         let long = |at: usize| u64::from(word(at)) << 32 | u64::from(word(at + 4));
-        if bytes[..8] != MAGIC || long(24) != Crc64::of(&bytes[..24]) {
+        if bytes[..8] != MAGIC || long(24) != crc64(&bytes[..24]) {
             return None;
         }
         Some(Self { txid: Txid(long(8)), page_size: word(16), pages: word(20) })
@@ -109,6 +109,11 @@ impl Ledger {
     /// The capture the file on the disk is of; zero if there is none.
     pub(crate) fn durable(&self) -> Txid {
         self.base.txid
+    }
+
+    /// Pages of the database as of the last change.
+    pub(crate) fn pages(&self) -> u32 {
+        self.pages
     }
 
     /// The page size it was made for; `None` if it knows nothing.

@@ -7,7 +7,7 @@
 
 use std::path::{Path, PathBuf};
 
-use replicate_format::{Crc64, Salts, Txid};
+use replicate_format::{Salts, Txid, crc64};
 use serde::{Deserialize, Serialize};
 
 use crate::disk::{DiskFile, SharedDisk};
@@ -113,7 +113,7 @@ impl StateFile {
 fn encode(slot: &Slot) -> Result<Vec<u8>> {
     let mut bytes = serde_json::to_vec(slot).map_err(|e| Error::internal(format!("state record: {e}")))?;
     bytes.push(b'\n');
-    bytes.extend_from_slice(format!("{:016x}\n", Crc64::of(&bytes)).as_bytes());
+    bytes.extend_from_slice(format!("{:016x}\n", crc64(&bytes)).as_bytes());
     if bytes.len() > SLOT {
         return Err(Error::internal("state record is too long"));
     }
@@ -124,7 +124,7 @@ fn encode(slot: &Slot) -> Result<Vec<u8>> {
 fn decode(bytes: &[u8]) -> Option<Slot> {
     let line = bytes.iter().position(|b| *b == b'\n')? + 1;
     let crc = std::str::from_utf8(bytes.get(line..line + 16)?).ok()?;
-    let intact = u64::from_str_radix(crc, 16).is_ok_and(|crc| crc == Crc64::of(&bytes[..line]));
+    let intact = u64::from_str_radix(crc, 16).is_ok_and(|crc| crc == crc64(&bytes[..line]));
     intact.then(|| serde_json::from_slice(&bytes[..line - 1]).ok()).flatten()
 }
 

@@ -51,7 +51,7 @@ impl SpoolWriter {
             this.disk.sync_dir(this.path.parent().unwrap_or(Path::new(".")))
         };
         publish(&mut self).map_err(|e| Error::disk("write spool file", &self.path, e))?;
-        Ok((self.written, self.crc.finish()))
+        Ok((self.written, self.crc.value()))
     }
 }
 

@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use replicate_format::{DbHeader, PageSize, WAL_INDEX_HEADER_LEN, WalIndexHeader};
+use replicate_format::{DbHeader, PageSize, Salts, WAL_INDEX_HEADER_LEN, WalIndexHeader};
 use rusqlite::Connection;
 
 use super::connection::{self, Checkpoint};
@@ -30,14 +30,31 @@ pub(crate) enum Identity {
     Missing,
 }
 
+/// What the WAL's index says at a moment.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct WalView {
+    /// The generation of the WAL.
+    pub(crate) salts: Salts,
+    /// The last committed frame; 0 if there is none.
+    pub(crate) max_frame: u32,
+    /// The running checksum after it.
+    pub(crate) frame_checksum: (u32, u32),
+    /// Pages of the database; 0 if nothing was written since the index was set up.
+    pub(crate) page_count: u32,
+    /// Frames that are copied back into the database.
+    pub(crate) backfilled: u32,
+    /// Bytes a page.
+    pub(crate) page_size: PageSize,
+}
+
 /// A live database in WAL mode, attached.
 pub(crate) trait Door: fmt::Debug + Send {
     /// Whether the attached files are still those that the paths name.
     fn identity(&self) -> Result<Identity>;
     /// Device and inode of the database.
     fn file(&self) -> (u64, u64);
-    /// What the WAL's index says at this moment; `None` if nothing was ever written through it.
-    fn look(&self) -> Result<Option<WalIndexHeader>>;
+    /// What the WAL's index says at this moment.
+    fn look(&self) -> Result<WalView>;
     /// Reads the WAL; fewer bytes only at its end.
     fn read_wal(&self, offset: u64, buf: &mut [u8]) -> Result<usize>;
     /// Reads the database file; fewer bytes only at its end.
@@ -50,6 +67,8 @@ pub(crate) trait Door: fmt::Debug + Send {
     fn unpin_older(&mut self) -> Result<()>;
     /// Ends the newer of two read transactions; the older one stays.
     fn unpin_newer(&mut self) -> Result<()>;
+    /// How many read transactions are open.
+    fn pins(&self) -> usize;
     /// Copies frames back into the database as far as no reader forbids it, without waiting for anybody.
     fn checkpoint(&mut self) -> Result<Checkpoint>;
     /// Takes the write lock, trying for this long; whether it was had.
@@ -92,7 +111,7 @@ impl Attach for SqliteAttach {
         if !header.is_wal() {
             connection::switch_to_wal(&first)?;
         }
-        let door = SqliteDoor::attach(path, database, first)?;
+        let door = SqliteDoor::attach(path, database, header.page_size, first)?;
         Ok(Some(Box::new(door)))
     }
 }
@@ -104,6 +123,7 @@ struct SqliteDoor {
     wal_path: PathBuf,
     shm_path: PathBuf,
     database: PinnedFile,
+    page_size: PageSize,
     wal: std::fs::File,
     wal_id: FileId,
     shm: PinnedFile,
@@ -120,7 +140,7 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 }
 
 impl SqliteDoor {
-    fn attach(path: &Path, database: PinnedFile, first: Connection) -> Result<Self> {
+    fn attach(path: &Path, database: PinnedFile, page_size: PageSize, first: Connection) -> Result<Self> {
         // The first read of a database in WAL mode opens, or makes, its -wal and -shm files.
         connection::begin_read(&first)?;
         let second = connection::open_connection(path, BUSY_TIMEOUT)?;
@@ -138,12 +158,28 @@ impl SqliteDoor {
             wal_path,
             shm_path,
             database,
+            page_size,
             wal,
             wal_id,
             shm,
             readers: [first, second],
             pinned: vec![0],
             writer: None,
+        })
+    }
+
+    fn view(&self, index: &WalIndexHeader) -> Result<WalView> {
+        if !index.is_known_version() {
+            let message = format!("the WAL index has an unknown version {}", index.version);
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        }
+        Ok(WalView {
+            salts: index.salts,
+            max_frame: index.max_frame,
+            frame_checksum: index.frame_checksum,
+            page_count: index.page_count,
+            backfilled: index.backfilled,
+            page_size: index.page_size.unwrap_or(self.page_size),
         })
     }
 
@@ -179,7 +215,7 @@ impl Door for SqliteDoor {
         (id.dev, id.ino)
     }
 
-    fn look(&self) -> Result<Option<WalIndexHeader>> {
+    fn look(&self) -> Result<WalView> {
         // Two copies are written one after the other; a reader that meets a writer tries again.
         for _ in 0..100 {
             let mut bytes = [0; WAL_INDEX_HEADER_LEN];
@@ -187,11 +223,9 @@ impl Door for SqliteDoor {
                 .shm
                 .read_at(0, &mut bytes)
                 .map_err(|e| Error::disk("read the WAL index", &self.shm_path, e))?;
-            if read < bytes.len() || bytes.iter().all(|b| *b == 0) {
-                return Ok(None);
-            }
-            if let Some(view) = WalIndexHeader::decode(&bytes) {
-                return Ok(Some(view));
+            let decoded = if read == bytes.len() { WalIndexHeader::decode(&bytes) } else { None };
+            if let Some(index) = decoded {
+                return self.view(&index);
             }
             std::thread::yield_now();
         }
@@ -234,6 +268,10 @@ impl Door for SqliteDoor {
 
     fn unpin_newer(&mut self) -> Result<()> {
         self.unpin(self.pinned.len().saturating_sub(1))
+    }
+
+    fn pins(&self) -> usize {
+        self.pinned.len()
     }
 
     fn checkpoint(&mut self) -> Result<Checkpoint> {

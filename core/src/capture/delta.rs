@@ -1,0 +1,86 @@
+//! A run of frames becomes one file.
+
+use replicate_format::{Encoder, FormatError, Header, Level, PageSize, TxidRange};
+
+use super::{Capture, Frames, FramesError, RUN_BYTES, WalMark, chain_from_header, chain_from_mark, frame_offset};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Event, RebaseReason};
+use crate::sqlite::{Door, WalView};
+
+impl Capture {
+    /// Captures the frames after `from`, as many as one file takes. `None` if there were none.
+    pub(super) fn delta(
+        &mut self,
+        door: &mut dyn Door,
+        view: &WalView,
+        from: u32,
+        seed: Option<(u32, u32)>,
+        prove: bool,
+    ) -> Result<Option<Event>, FramesError> {
+        let chain = match seed {
+            Some(checksum) => chain_from_mark(door, view, from, checksum, prove)?,
+            None => chain_from_header(door, view)?,
+        };
+        if view.max_frame == from {
+            return Ok(None);
+        }
+        let frames = Frames::read(door, view, from, chain, Some(RUN_BYTES))?;
+        if has_gap(&frames, self.position.commit, view.page_size) {
+            return Ok(self.rebase(door, view, RebaseReason::GrowthGap)?);
+        }
+        Ok(Some(self.write_delta(door, view, from, &frames)?))
+    }
+
+    /// Writes a run of frames as the next file.
+    pub(super) fn write_delta(&mut self, door: &dyn Door, view: &WalView, from: u32, frames: &Frames) -> Result<Event> {
+        let delta = &frames.delta;
+        let txid = self.position.txid.next();
+        let txids = TxidRange::single(txid).ok_or_else(|| Error::internal("transaction ids have run out"))?;
+        let created = self.clock.now();
+        let start = frame_offset(view.page_size, from);
+        let header = Header {
+            wal_offset: i64::try_from(start).unwrap_or(i64::MAX),
+            wal_size: i64::try_from(delta.end - start).unwrap_or(i64::MAX),
+            wal_salt1: view.salts.salt1,
+            wal_salt2: view.salts.salt2,
+            ..Header::untracked(view.page_size, delta.commit, txids, created.0)
+        };
+        let writer = self.spool().create(Level::L0, txids)?;
+        let mut encoder = Encoder::new(writer, header, self.config.page_encoding).map_err(encoding)?;
+        let mut buf = vec![0; view.page_size.len()];
+        for &(pgno, offset) in &delta.pages {
+            encoder.page(pgno, frames.page(door, pgno, offset, &mut buf)?).map_err(encoding)?;
+        }
+        let (encoded, writer) = encoder.finish().map_err(encoding)?;
+        let file = self.spool().commit(writer, Level::L0, txids, created)?;
+        self.ledger.set_pages(delta.commit);
+        for &(pgno, offset) in &delta.pages {
+            self.ledger.set(pgno, frames.checksum(offset));
+        }
+        self.position.txid = txid;
+        self.position.commit = delta.commit;
+        let captured = u32::try_from(delta.frames).map_err(|_| Error::internal("more frames than a WAL can hold"))?;
+        self.position.mark =
+            Some(WalMark { salts: view.salts, frame: from + captured, checksum: delta.chain.checksum() });
+        Ok(Event::Captured { txid, pages: encoded.pages, bytes: file.size, rebase: None })
+    }
+}
+
+/// Whether the database grew by pages that no frame holds. SQLite writes every new page to the WAL, so then
+/// something was missed.
+pub(super) fn has_gap(frames: &Frames, before: u32, page_size: PageSize) -> bool {
+    let grown = u64::from(frames.delta.commit.saturating_sub(before));
+    let first = frames.delta.pages.partition_point(|(pgno, _)| pgno.get() <= before);
+    let found = (frames.delta.pages.len() - first) as u64;
+    let lock = page_size.lock_page().get();
+    let spared = u64::from(before < lock && lock <= frames.delta.commit);
+    found + spared < grown
+}
+
+/// A failure of the encoder: of the disk below it, or a defect.
+pub(super) fn encoding(error: FormatError) -> Error {
+    match error {
+        FormatError::Io(e) => Error::disk("write spool file", std::path::Path::new("spool"), e),
+        other => Error::new(ErrorKind::Internal, format!("encode: {other}")).with_source(other),
+    }
+}

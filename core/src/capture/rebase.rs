@@ -1,0 +1,143 @@
+//! The database itself becomes a file: all of it, or the pages that differ from what the ledger says.
+//!
+//! The read transaction that is open gives a state that stands still: frames up to the view's last one over
+//! the pages of the database file. Nobody may copy later frames into the file while it is open, and frames
+//! that somebody copies meanwhile are among those that are read from the WAL anyway.
+
+use replicate_format::{Encoder, Header, Level, PageSize, Pgno, TxidRange, page_checksum};
+
+use super::delta::encoding;
+use super::{Capture, Frames, FramesError, WalMark, chain_from_header};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Event, RebaseReason};
+use crate::spool::SpoolWriter;
+use crate::spool::ledger::Replacement;
+use crate::sqlite::{Door, WalView};
+
+/// Bytes of the database read at a time.
+const BLOCK: usize = 1 << 20;
+
+/// A state that stands still.
+struct Image<'a> {
+    door: &'a dyn Door,
+    page_size: PageSize,
+    commit: u32,
+    frames: Option<Frames>,
+    /// Pages of the database file, from `first` on.
+    block: Vec<u8>,
+    first: u32,
+}
+
+impl<'a> Image<'a> {
+    fn open(door: &'a dyn Door, view: &WalView) -> Result<Self> {
+        let commit = if view.page_count > 0 { view.page_count } else { door.file_pages(view.page_size)? };
+        // Frames that are all copied back need not be read, and may be overwritten while we read.
+        let frames = if view.backfilled < view.max_frame {
+            let broken = |e| match e {
+                FramesError::Other(error) => error,
+                FramesError::Broken => Error::new(ErrorKind::Busy, "the WAL and its index do not agree"),
+            };
+            let chain = chain_from_header(door, view).map_err(broken)?;
+            Some(Frames::read(door, view, 0, chain, None).map_err(broken)?)
+        } else {
+            None
+        };
+        Ok(Self { door, page_size: view.page_size, commit, frames, block: Vec::new(), first: 0 })
+    }
+
+    /// A page and its checksum; pages are asked for in ascending order.
+    fn page<'b>(&'b mut self, pgno: Pgno, buf: &'b mut [u8]) -> Result<(&'b [u8], u64)> {
+        let in_wal = self.frames.as_ref().and_then(|frames| {
+            let pages = &frames.delta.pages;
+            pages.binary_search_by_key(&pgno, |(pgno, _)| *pgno).ok().map(|i| pages[i].1)
+        });
+        if let (Some(offset), Some(frames)) = (in_wal, &self.frames) {
+            let checksum = frames.checksum(offset);
+            return Ok((frames.page(self.door, pgno, offset, buf)?, checksum));
+        }
+        let len = self.page_size.len();
+        let in_block = |first: u32, block: &[u8]| {
+            let at = pgno.get().checked_sub(first)? as usize * len;
+            (first > 0 && at + len <= block.len()).then_some(at)
+        };
+        let at = match in_block(self.first, &self.block) {
+            Some(at) => at,
+            None => {
+                self.block.resize(BLOCK.max(len), 0);
+                let read = self.door.read_database(pgno.offset(self.page_size), &mut self.block)?;
+                // What lies beyond the end of the file reads as zeros.
+                self.block[read..].fill(0);
+                self.first = pgno.get();
+                0
+            }
+        };
+        let page = &self.block[at..at + len];
+        Ok((page, page_checksum(pgno, page)))
+    }
+}
+
+impl Capture {
+    /// Captures the database as it is at the view. `None` if it is what the last capture says.
+    pub(super) fn rebase(&mut self, door: &mut dyn Door, view: &WalView, reason: RebaseReason) -> Result<Option<Event>> {
+        let mut image = Image::open(door, view)?;
+        let resized = self.position.page_size.is_some_and(|size| size != view.page_size);
+        let full = !self.ledger_matches(view.page_size);
+        let snapshot = (self.snapshot_due || resized) && !self.position.txid.is_zero();
+        let txid = self.position.txid.next();
+        let first = if snapshot { replicate_format::Txid(1) } else { txid };
+        let txids = TxidRange::new(first, txid).ok_or_else(|| Error::internal("transaction ids have run out"))?;
+        let level = if snapshot { Level::SNAPSHOT } else { Level::L0 };
+        let created = self.clock.now();
+        let whole = full || snapshot;
+        tracing::info!(db = %self.config.database.display(), reason = reason.name(), whole, "comparing the database");
+
+        let header = Header::untracked(view.page_size, image.commit, txids, created.0);
+        let writer = self.spool().create(level, txids)?;
+        let mut encoder = Encoder::new(writer, header, self.config.page_encoding).map_err(encoding)?;
+        let mut replacement = self.ledger.replace(view.page_size)?;
+        self.compare(&mut image, whole, &mut encoder, &mut replacement)?;
+        let commit = image.commit;
+        let (encoded, writer) = encoder.finish().map_err(encoding)?;
+
+        let unchanged = encoded.pages == 0 && commit == self.position.commit && !whole;
+        let event = if unchanged {
+            None
+        } else {
+            replacement.finish(txid)?;
+            let file = self.spool().commit(writer, level, txids, created)?;
+            self.ledger.adopt(replacement, txid)?;
+            self.position.txid = txid;
+            Some(Event::Captured { txid, pages: encoded.pages, bytes: file.size, rebase: Some(reason) })
+        };
+        self.position.commit = commit;
+        self.position.page_size = Some(view.page_size);
+        self.position.mark = Some(WalMark::end_of(view));
+        self.position.due = None;
+        self.snapshot_due = false;
+        Ok(event)
+    }
+
+    fn compare(
+        &self,
+        image: &mut Image<'_>,
+        whole: bool,
+        encoder: &mut Encoder<SpoolWriter>,
+        replacement: &mut Replacement,
+    ) -> Result<()> {
+        let lock = image.page_size.lock_page();
+        let mut known = self.ledger.walk();
+        let mut buf = vec![0; image.page_size.len()];
+        for pgno in (1..=image.commit).filter_map(Pgno::new) {
+            if pgno == lock {
+                replacement.push(0)?;
+                continue;
+            }
+            let (page, checksum) = image.page(pgno, &mut buf)?;
+            if whole || known.get(pgno)? != checksum {
+                encoder.page(pgno, page).map_err(encoding)?;
+            }
+            replacement.push(checksum)?;
+        }
+        Ok(())
+    }
+}

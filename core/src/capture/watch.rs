@@ -1,0 +1,118 @@
+//! Wake-ups: who tells the engine that something was written.
+//!
+//! A WAL is written with ordinary writes, which file notification sees (its index is a memory map, which it
+//! does not). A watch is armed for one wake-up at a time: under load that costs one notification a capture,
+//! not one a commit. It only ever makes things sooner; a slow poll finds what it misses.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+
+use async_trait::async_trait;
+use rustix::fs::inotify;
+use tokio::sync::Notify;
+
+/// A source of wake-ups for one database.
+#[async_trait]
+pub(crate) trait Watch: fmt::Debug + Send + Sync {
+    /// Asks for one wake-up at the next write.
+    fn arm(&self, database: &Path);
+    /// Resolves when something was written since the watch was armed.
+    async fn woken(&self);
+}
+
+/// File notification of the kernel: one descriptor and one thread a process.
+#[derive(Debug, Default)]
+pub(crate) struct InotifyWatch {
+    bell: Arc<Notify>,
+}
+
+#[async_trait]
+impl Watch for InotifyWatch {
+    fn arm(&self, database: &Path) {
+        // Without notification the poll remains.
+        if let Some(hub) = Hub::get() {
+            hub.arm(database, &self.bell);
+        }
+    }
+
+    async fn woken(&self) {
+        self.bell.notified().await;
+    }
+}
+
+#[derive(Debug)]
+struct Hub {
+    fd: OwnedFd,
+    pid: u32,
+    /// Held while a watch is added, so that its wake-up cannot come before its bell is known.
+    bells: Mutex<HashMap<i32, Weak<Notify>>>,
+}
+
+fn lock(bells: &Mutex<HashMap<i32, Weak<Notify>>>) -> MutexGuard<'_, HashMap<i32, Weak<Notify>>> {
+    bells.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Hub {
+    fn get() -> Option<&'static Arc<Self>> {
+        static HUB: OnceLock<Option<Arc<Hub>>> = OnceLock::new();
+        let hub = HUB.get_or_init(Self::start).as_ref()?;
+        // The thread of a forked process did not come along.
+        (hub.pid == std::process::id()).then_some(hub)
+    }
+
+    fn start() -> Option<Arc<Self>> {
+        let fd = inotify::init(inotify::CreateFlags::CLOEXEC).ok()?;
+        crate::sqlite::register_for_fork(fd.as_raw_fd());
+        let hub = Arc::new(Self { fd, pid: std::process::id(), bells: Mutex::default() });
+        let listener = hub.clone();
+        let named = std::thread::Builder::new().name("replicate-watch".into());
+        named
+            .spawn(move || {
+                crate::sqlite::block_signals();
+                listener.listen();
+            })
+            .ok()?;
+        Some(hub)
+    }
+
+    fn arm(&self, database: &Path, bell: &Arc<Notify>) {
+        use inotify::WatchFlags as On;
+        let wal = {
+            let mut name = database.as_os_str().to_owned();
+            name.push("-wal");
+            PathBuf::from(name)
+        };
+        let file = On::MODIFY | On::DELETE_SELF | On::MOVE_SELF | On::ONESHOT;
+        let folder = On::CREATE | On::MOVED_TO | On::MODIFY | On::CLOSE_WRITE | On::ONESHOT;
+        let mut bells = lock(&self.bells);
+        let added = inotify::add_watch(self.fd.as_fd(), &wal, file).or_else(|_| {
+            // No WAL: whatever happens in the folder may be its beginning.
+            let parent = database.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            inotify::add_watch(self.fd.as_fd(), parent, folder)
+        });
+        if let Ok(watch) = added {
+            bells.insert(watch, Arc::downgrade(bell));
+        }
+    }
+
+    fn listen(&self) {
+        let mut buf = [MaybeUninit::uninit(); 4096];
+        let mut reader = inotify::Reader::new(self.fd.as_fd(), &mut buf);
+        loop {
+            match reader.next() {
+                Ok(event) => {
+                    if let Some(bell) = lock(&self.bells).remove(&event.wd()).and_then(|bell| bell.upgrade()) {
+                        bell.notify_one();
+                    }
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                // The descriptor was closed from outside; the poll remains.
+                Err(_) => return,
+            }
+        }
+    }
+}
