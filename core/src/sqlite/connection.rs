@@ -1,0 +1,206 @@
+//! Connections to the user's database: how they are set up and the few statements the engine needs.
+//!
+//! Refuses to change the user's content: no tables of ours, a write transaction is only ever taken as a lock and
+//! rolled back. Nothing here checkpoints unless told so. Called by capture and, for checks, by restore.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags, ffi};
+
+use super::failure::from_code;
+use crate::{Error, ErrorKind, Result};
+
+/// Opens an existing database for replication. `busy` is how long a statement waits for somebody else's lock.
+///
+/// # Errors
+/// [`ErrorKind::Config`] for a path that is the log or shared memory of a database; [`ErrorKind::Database`] if it does
+/// not exist or is none; [`ErrorKind::Unsupported`] if it cannot be written; [`ErrorKind::Forked`].
+pub fn open_connection(path: &Path, busy: Duration) -> Result<Connection> {
+    super::refuse_forked()?;
+    refuse_companions(path)?;
+    let open = || -> Result<Connection> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(plain(path)?, flags)?;
+        connection.busy_timeout(busy)?;
+        set_up(&connection)?;
+        refuse_read_only(&connection)?;
+        Ok(connection)
+    };
+    open().map_err(|e| e.while_doing(format_args!("open path={}", path.display())))
+}
+
+/// A path that SQLite does not take for a URI: `file:x` is a legal file name.
+fn plain(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).map_err(|e| Error::disk("resolve", path, e))
+}
+
+/// A database of such a name would not get its locks from the pool, and SQLite would mix it up with its own files.
+fn refuse_companions(path: &Path) -> Result<()> {
+    let name = path.as_os_str().as_encoded_bytes();
+    for end in ["-wal", "-shm", "-journal"] {
+        if name.ends_with(end.as_bytes()) {
+            let message =
+                format!("a database must not be named like a companion file of SQLite path={}", path.display());
+            return Err(Error::new(ErrorKind::Config, message).with_hint("name the database itself"));
+        }
+    }
+    Ok(())
+}
+
+fn set_up(connection: &Connection) -> Result<()> {
+    // The content is a stranger's: its schema must not run functions with side effects. Extension loading is off
+    // unless switched on.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    // Checkpoints happen when the engine decides: one at close could run over frames that are not copied yet.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    connection.execute_batch(
+        "PRAGMA wal_autocheckpoint = 0; PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY; PRAGMA synchronous = NORMAL;",
+    )?;
+    keep_wal(connection)
+}
+
+/// Closing our connection must not remove the log, even if it is the last one.
+fn keep_wal(connection: &Connection) -> Result<()> {
+    let mut on: std::ffi::c_int = 1;
+    // SAFETY: the handle lives as long as the connection; the argument of this command is a pointer to an int that
+    // is read and written during the call only.
+    let code = unsafe {
+        let argument = (&raw mut on).cast();
+        ffi::sqlite3_file_control(connection.handle(), c"main".as_ptr(), ffi::SQLITE_FCNTL_PERSIST_WAL, argument)
+    };
+    if code == ffi::SQLITE_OK { Ok(()) } else { Err(from_code(code, "keep the log on close")) }
+}
+
+/// SQLite falls back to reading if it may not write; without write locks there is no protection.
+fn refuse_read_only(connection: &Connection) -> Result<()> {
+    if connection.is_readonly("main")? {
+        return Err(Error::new(ErrorKind::Unsupported, "the database is read-only")
+            .with_hint("the database must be writable for the user that runs this program: locks need it"));
+    }
+    Ok(())
+}
+
+/// The journal mode as SQLite names it, in lower case: `wal`, `delete`, …
+///
+/// # Errors
+/// What SQLite answers.
+pub fn journal_mode(connection: &Connection) -> Result<String> {
+    Ok(connection.query_row("PRAGMA journal_mode", [], |row| row.get(0))?)
+}
+
+/// Switches the database to the write-ahead log, for good: the mode is kept in the file.
+///
+/// # Errors
+/// [`ErrorKind::Busy`] while anybody else uses the database; [`ErrorKind::Unsupported`] if the mode cannot be had.
+pub fn switch_to_wal(connection: &Connection) -> Result<()> {
+    let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
+    if mode == "wal" {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Unsupported, format!("the database cannot use the write-ahead log mode={mode}")))
+}
+
+/// Begins a read transaction that pins the log: nobody can restart or cut it until [`end_read`].
+///
+/// # Errors
+/// What SQLite answers; no transaction is open then.
+pub fn begin_read(connection: &Connection) -> Result<()> {
+    // `BEGIN` alone takes no lock; the read does, also of an empty schema, as the schema is page 1.
+    connection.execute_batch("BEGIN; SELECT 1 FROM sqlite_schema LIMIT 1").map_err(|e| {
+        // `BEGIN` may have succeeded; the first error is the one to report.
+        let _ = rollback(connection);
+        e.into()
+    })
+}
+
+/// Ends a read transaction.
+///
+/// # Errors
+/// What SQLite answers.
+pub fn end_read(connection: &Connection) -> Result<()> {
+    rollback(connection)
+}
+
+/// Takes the write lock: until [`rollback`] nobody else can commit.
+///
+/// # Errors
+/// [`ErrorKind::Busy`] while somebody else writes.
+pub fn begin_write(connection: &Connection) -> Result<()> {
+    Ok(connection.execute_batch("BEGIN IMMEDIATE")?)
+}
+
+/// Ends a transaction without effect; fine if none is open.
+///
+/// # Errors
+/// What SQLite answers.
+pub fn rollback(connection: &Connection) -> Result<()> {
+    if connection.is_autocommit() {
+        return Ok(());
+    }
+    Ok(connection.execute_batch("ROLLBACK")?)
+}
+
+/// How far a checkpoint goes, and whom it waits for (SQLite, `wal_checkpoint_v2`).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum CheckpointMode {
+    /// As much as possible without waiting for anybody.
+    Passive,
+    /// Waits for writers, then copies everything.
+    Full,
+    /// As full, then waits for readers so that the next writer starts the log anew.
+    Restart,
+    /// As restart, and cuts the log to zero bytes.
+    Truncate,
+}
+
+/// What a checkpoint did.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Checkpoint {
+    /// Somebody was in the way, so it did less than asked.
+    pub busy: bool,
+    /// Frames in the log.
+    pub log: u32,
+    /// Frames of those that are in the database file now.
+    pub copied: u32,
+}
+
+/// A checkpoint that waits for nobody.
+///
+/// # Errors
+/// As [`checkpoint`].
+pub fn checkpoint_passive(connection: &Connection) -> Result<Checkpoint> {
+    checkpoint(connection, CheckpointMode::Passive)
+}
+
+/// Copies frames from the log into the database file. No transaction may be open on this connection.
+///
+/// # Errors
+/// [`ErrorKind::Unsupported`] if the database has no write-ahead log; what SQLite answers, except that somebody is in
+/// the way, which is a result.
+pub fn checkpoint(connection: &Connection, mode: CheckpointMode) -> Result<Checkpoint> {
+    let mode = match mode {
+        CheckpointMode::Passive => ffi::SQLITE_CHECKPOINT_PASSIVE,
+        CheckpointMode::Full => ffi::SQLITE_CHECKPOINT_FULL,
+        CheckpointMode::Restart => ffi::SQLITE_CHECKPOINT_RESTART,
+        CheckpointMode::Truncate => ffi::SQLITE_CHECKPOINT_TRUNCATE,
+    };
+    let (mut log, mut copied) = (-1, -1);
+    // SAFETY: the handle lives as long as the connection, and the pointers are written during the call only.
+    let code = unsafe {
+        let (log, copied) = (&raw mut log, &raw mut copied);
+        ffi::sqlite3_wal_checkpoint_v2(connection.handle(), c"main".as_ptr(), mode, log, copied)
+    };
+    let busy = code & 0xFF == ffi::SQLITE_BUSY;
+    if code != ffi::SQLITE_OK && !busy {
+        return Err(from_code(code, "checkpoint"));
+    }
+    match (u32::try_from(log), u32::try_from(copied)) {
+        (Ok(log), Ok(copied)) => Ok(Checkpoint { busy, log, copied }),
+        // Busy before it looked at the log.
+        _ if busy => Ok(Checkpoint { busy, log: 0, copied: 0 }),
+        _ => Err(Error::new(ErrorKind::Unsupported, "the database has no write-ahead log to checkpoint")),
+    }
+}
