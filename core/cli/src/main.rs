@@ -17,13 +17,11 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     // SAFETY: this is the first thing the process does; it has one thread and no connection is open, and the
     // SQLite in this binary belongs to it alone.
-    unsafe { replicate::embed::isolate_sqlite() };
-    #[expect(clippy::disallowed_methods, reason = "the one place that reads the command line")]
+    let isolated = unsafe { replicate::embed::isolate_sqlite() };
     let typed: Vec<_> = std::env::args_os().collect();
     // Before parsing, because a wrong command line must be reported in the wanted form, too.
     let json = spelling::wants_json(&typed);
-    let done = args::parse(typed).and_then(run::run);
-    match done {
+    match args::parse(typed).and_then(|request| run::run(request, isolated)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             failure.report(json);

@@ -1,10 +1,13 @@
 //! `replicate restore`.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+
 use indicatif::{ProgressBar, ProgressStyle};
 use replicate::{Cancel, Check, Error, ErrorKind, Progress, RestoreOptions, RestoreReport, Target};
 use serde_json::{Value, json};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
+
+
 
 use crate::args::Restore;
 use crate::exit::Failure;
@@ -49,7 +52,6 @@ fn options(request: &Restore) -> RestoreOptions {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "asks for the file that the user named, touches nothing")]
 fn exists(request: &Restore) -> bool {
     std::fs::symlink_metadata(&request.output).is_ok()
 }
