@@ -24,7 +24,9 @@ pub mod embed {
     pub use crate::sqlite::isolate_sqlite;
 
     /// Stops every replicator of this process, for exit hooks; returns when all have ended or the time has passed.
-    pub fn stop_all(_timeout: Duration) {}
+    pub fn stop_all(timeout: Duration) {
+        crate::auto::stop_all(timeout);
+    }
 }
 
 pub use auto::{Events, Handle, auto_replicate, ensure_exists, list, restore};

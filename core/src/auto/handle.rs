@@ -1,77 +1,238 @@
-//! The handle of a replicator.
+//! The handle of a replicator, and the register of those that run in this process.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use replicate_format::Txid;
 
+use super::runtime::{forked_error, not_forked, runtime};
+use super::{environment, open_store, prepare};
+use crate::capture::InotifyWatch;
 use crate::config::Config;
-use crate::error::{Error, Result};
-use crate::event::{Event, StopReport, SyncStatus};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Event, State, StopReport, SyncStatus};
+use crate::fleet::{Member, Queue, Shared};
 
-/// A running replicator. Clones are the same replicator; dropping all of them lets it run on until the
-/// process ends, [`stop`](Self::stop) ends it.
+/// A running replicator.
+///
+/// Clones, and the handles of later calls for the same database in this process, are the same replicator.
+/// Dropping them lets it run on until the process ends; [`stop`](Self::stop) ends it. Every method may be
+/// called from any thread.
 #[derive(Clone, Debug)]
-pub struct Handle(());
+pub struct Handle {
+    path: PathBuf,
+    pid: u32,
+    /// `None`: no store is configured.
+    shared: Option<Arc<Shared>>,
+}
+
+struct Running {
+    shared: Arc<Shared>,
+    /// Where its replica is.
+    location: String,
+}
+
+/// The replicators of this process by absolute path. Not used after a fork.
+static RUNNING: Mutex<BTreeMap<PathBuf, Running>> = Mutex::new(BTreeMap::new());
+
+fn register() -> MutexGuard<'static, BTreeMap<PathBuf, Running>> {
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 impl Handle {
-    /// Starts replicating a database.
-    pub fn start(_path: impl AsRef<Path>, _config: Config) -> Result<Self> {
-        Err(Error::internal("not connected"))
+    /// Starts replicating a database, or returns the handle of the replicator that runs for it already.
+    ///
+    /// A database that does not exist is restored first (unless [`RestorePolicy::Never`] is set); then the
+    /// call takes as long as the restore, and a store that cannot be asked is an error. Otherwise the store is
+    /// not waited for: commits are spooled while it cannot be reached.
+    ///
+    /// [`RestorePolicy::Never`]: crate::config::RestorePolicy::Never
+    ///
+    /// # Errors
+    /// [`Config`](ErrorKind::Config) for options, [`Unsupported`](ErrorKind::Unsupported) where the platform or
+    /// file system is not safe, [`Diverged`](ErrorKind::Diverged) for a replica that is in use for another
+    /// database of this process, and those of [`restore`](crate::restore()).
+    pub fn start(path: impl AsRef<Path>, config: Config) -> Result<Self> {
+        not_forked()?;
+        let path = absolute(path.as_ref())?;
+        let pid = std::process::id();
+        let Some(location) = &config.location else {
+            tracing::debug!(db = %path.display(), "no store is configured, replication is disabled");
+            return Ok(Self { path, pid, shared: None });
+        };
+        if let Some(shared) = running(&path, &location.to_string())? {
+            return Ok(Self { path, pid, shared: Some(shared) });
+        }
+        let env = environment()?;
+        let store = open_store(location, &env)?;
+        prepare(&path, &config, &store, &env)?;
+        let mut running = register();
+        let mine = location.to_string();
+        if let Some(other) = running.get(&path).filter(|other| !other.shared.is_finished()) {
+            return Ok(Self { path, pid, shared: Some(other.shared.clone()) });
+        }
+        let shared = Arc::new(Shared::new(&path, env.clock.clone()));
+        let env = env.for_database(&path);
+        let member = Member { env, config, store, shared: shared.clone(), watch: Arc::new(InotifyWatch::default()) };
+        let task = runtime()?.spawn(member.run());
+        let watched = shared.clone();
+        runtime()?.spawn(async move {
+            if task.await.is_err() {
+                let error = Error::internal("the engine has panicked");
+                watched.ended_by(&error);
+                watched.finish(Some(error));
+            }
+        });
+        running.insert(path.clone(), Running { shared: shared.clone(), location: mine });
+        Ok(Self { path, pid, shared: Some(shared) })
     }
 
-    /// Whether a store is configured.
+    /// Whether a store is configured. A disabled handle answers everything and does nothing.
     #[must_use]
     pub fn is_enabled(&self) -> bool {
-        false
+        self.shared.is_some()
     }
 
-    /// The database.
+    /// The database, as an absolute path.
     #[must_use]
     pub fn path(&self) -> &Path {
-        Path::new("")
+        &self.path
+    }
+
+    /// The replicator, unless this process was forked after it had started.
+    fn shared(&self) -> Result<Option<&Arc<Shared>>> {
+        if self.pid != std::process::id() {
+            return Err(forked_error());
+        }
+        Ok(self.shared.as_ref())
     }
 
     /// Returns when everything committed before the call has arrived at the store.
-    pub fn sync(&self, _timeout: Duration) -> Result<SyncStatus> {
-        Err(Error::internal("not connected"))
+    ///
+    /// # Errors
+    /// [`Timeout`](ErrorKind::Timeout), with the last failure as its cause: the upload goes on.
+    /// [`Busy`](ErrorKind::Busy) in state [`Standby`](State::Standby), [`Closed`](ErrorKind::Closed) after
+    /// [`stop`](Self::stop), and the error that has ended replication.
+    pub fn sync(&self, timeout: Duration) -> Result<SyncStatus> {
+        match self.shared()? {
+            Some(shared) => shared.sync(timeout),
+            None => Ok(disabled_status()),
+        }
     }
 
-    /// Where replication stands, from memory.
+    /// Where replication stands, from memory: no I/O, no waiting.
+    ///
+    /// # Errors
+    /// [`Forked`](ErrorKind::Forked) in a child process.
     pub fn sync_status(&self) -> Result<SyncStatus> {
-        Err(Error::internal("not connected"))
+        Ok(self.shared()?.map_or_else(disabled_status, |shared| shared.status()))
     }
 
-    /// Returns when the store has acknowledged this capture.
-    pub fn wait(&self, _txid: Txid, _timeout: Duration) -> Result<SyncStatus> {
-        Err(Error::internal("not connected"))
+    /// Returns when the store has acknowledged this capture. Errors as for [`sync`](Self::sync).
+    pub fn wait(&self, txid: Txid, timeout: Duration) -> Result<SyncStatus> {
+        match self.shared()? {
+            Some(shared) => shared.wait(txid, timeout),
+            None => Err(Error::new(ErrorKind::Closed, "wait: replication is disabled")),
+        }
     }
 
     /// A subscription to the events from now on.
     #[must_use]
     pub fn events(&self) -> Events {
-        Events(())
+        Events(self.shared.as_ref().filter(|_| self.pid == std::process::id()).map(|shared| shared.subscribe()))
     }
 
-    /// Ships what was committed, within the time, and ends. A second call returns the first one's report.
-    pub fn stop(&self, _timeout: Duration) -> Result<StopReport> {
-        Err(Error::internal("not connected"))
+    /// Ships what was committed, within the time, and ends.
+    ///
+    /// What did not arrive in time is kept and shipped at the next start; the report says so. A second call
+    /// returns the first one's report. In a forked child it does nothing.
+    pub fn stop(&self, timeout: Duration) -> Result<StopReport> {
+        let nothing = StopReport { flushed: false, local_txid: Txid::ZERO, remote_txid: Txid::ZERO, error: None };
+        let Ok(Some(shared)) = self.shared() else { return Ok(nothing) };
+        let report = shared.stop(timeout)?;
+        register().retain(|_, running| !Arc::ptr_eq(&running.shared, shared));
+        Ok(report)
     }
 }
 
-/// Events of one handle, in order; a bounded queue.
+/// Ends every replicator of this process.
+pub(crate) fn stop_all(timeout: Duration) {
+    if not_forked().is_err() {
+        return;
+    }
+    let all: Vec<_> = register().values().map(|running| running.shared.clone()).collect();
+    let stopping: Vec<_> = all
+        .into_iter()
+        .map(|shared| std::thread::spawn(move || {
+            crate::sqlite::block_signals();
+            shared.stop(timeout)
+        }))
+        .collect();
+    for thread in stopping {
+        // The report is for those who ask for it.
+        let _ = thread.join();
+    }
+}
+
+fn running(path: &Path, location: &str) -> Result<Option<Arc<Shared>>> {
+    let mut running = register();
+    running.retain(|_, running| !running.shared.is_finished());
+    if let Some(found) = running.get(path) {
+        if found.location != location {
+            return Err(Error::new(ErrorKind::Config, "this database is replicated to another place already")
+                .with_hint("stop that replicator first"));
+        }
+        return Ok(Some(found.shared.clone()));
+    }
+    if running.values().any(|other| other.location == location) {
+        return Err(Error::new(ErrorKind::Diverged, "another database of this process has the same replica")
+            .with_hint("give each database a path of its own (REPLICATE_S3_PATH or the replica URL)"));
+    }
+    Ok(None)
+}
+
+fn absolute(path: &Path) -> Result<PathBuf> {
+    let wrong = |why: &str| Error::new(ErrorKind::Config, format!("database path {}: {why}", path.display()));
+    let name = path.file_name().ok_or_else(|| wrong("it names no file"))?;
+    let reserved = ["-wal", "-shm", "-journal"];
+    if reserved.iter().any(|suffix| name.to_string_lossy().ends_with(suffix)) {
+        return Err(wrong("SQLite keeps names with this ending for itself"));
+    }
+    let absolute = std::path::absolute(path).map_err(|e| wrong(&e.to_string()))?;
+    if absolute.is_dir() {
+        return Err(wrong("it is a folder"));
+    }
+    Ok(absolute)
+}
+
+fn disabled_status() -> SyncStatus {
+    SyncStatus {
+        local_txid: Txid::ZERO,
+        remote_txid: Txid::ZERO,
+        in_sync: false,
+        state: State::Disabled,
+        last_error: None,
+        last_sync: None,
+        pending_bytes: 0,
+    }
+}
+
+/// Events of one handle, in order; at most 1,024 wait, then others than changes of state are dropped and
+/// counted.
 #[derive(Debug)]
-pub struct Events(());
+pub struct Events(Option<Arc<Queue>>);
 
 impl Events {
     /// The next event; `None` when the time has passed or the replicator has ended and all were taken.
-    pub fn next(&self, _timeout: Duration) -> Option<Event> {
-        None
+    pub fn next(&self, timeout: Duration) -> Option<Event> {
+        self.0.as_ref()?.next(timeout)
     }
 
     /// Whether the replicator has ended and all events were taken.
     #[must_use]
     pub fn is_finished(&self) -> bool {
-        true
+        self.0.as_ref().is_none_or(|queue| queue.is_finished())
     }
 }

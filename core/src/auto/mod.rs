@@ -1,19 +1,38 @@
 //! The blocking face of the library: `auto_replicate`, the handle, restore.
+//!
+//! Nothing here decides anything about replication; it turns options into parts, runs them on the private
+//! runtime, and waits without entering it.
 
 mod handle;
+mod runtime;
 
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::config::Config;
-use crate::error::{Error, Result};
-use crate::restore::{Cancel, Progress, RestoreOptions, RestoreReport};
-use crate::store::LtxInfo;
+use crate::blob;
+use crate::clock::SystemClock;
+use crate::config::{Config, Options, RestorePolicy, StoreLocation};
+use crate::disk::RealDisk;
+use crate::error::{Error, ErrorKind, Result};
+use crate::exec::Blocking;
+use crate::fleet::Env;
+use crate::restore::{self, Cancel, Progress, RestoreEnv, RestoreOptions, RestoreReport};
+use crate::spool::state_folder;
+use crate::sqlite::SqliteAttach;
+use crate::store::{LtxInfo, LtxStore};
 
 pub use self::handle::{Events, Handle};
+pub(crate) use self::handle::stop_all;
 
 /// Replicates a database with the options of the environment (`REPLICATE_*`).
+///
+/// Without `REPLICATE_S3_ENDPOINT` and `REPLICATE_URL` the handle is disabled: it answers everything and does
+/// nothing. Names that begin with `REPLICATE_` and mean nothing are logged as a warning.
+///
+/// # Errors
+/// Those of [`Handle::start`]; a bad value is an error, never a default.
 pub fn auto_replicate(path: impl AsRef<Path>) -> Result<Handle> {
-    let (options, unknown) = crate::config::Options::from_env();
+    let (options, unknown) = Options::from_env();
     for name in unknown {
         tracing::warn!(%name, "unknown variable, ignored");
     }
@@ -21,22 +40,116 @@ pub fn auto_replicate(path: impl AsRef<Path>) -> Result<Handle> {
 }
 
 /// Restores a database. Blocks; `progress` is called on this thread.
+///
+/// # Errors
+/// [`NoBackup`](ErrorKind::NoBackup) if nothing reaches the target, [`Exists`](ErrorKind::Exists) if the output
+/// is there, [`Corrupt`](ErrorKind::Corrupt) if the files or the result are damaged. The output is untouched
+/// then.
 pub fn restore(
-    _options: &RestoreOptions,
-    _config: &Config,
-    _cancel: &Cancel,
-    _progress: &mut dyn FnMut(Progress),
+    options: &RestoreOptions,
+    config: &Config,
+    cancel: &Cancel,
+    progress: &mut dyn FnMut(Progress),
 ) -> Result<RestoreReport> {
-    Err(Error::internal("not connected"))
+    let env = environment()?;
+    let store = open_store(located(config)?, &env)?;
+    let (options, cancel) = (options.clone(), cancel.clone());
+    // The engine notes how far it is; this thread tells.
+    let latest = Arc::new(Mutex::new(None));
+    let noted = latest.clone();
+    let work = async move {
+        let note = |progress| *noted.lock().unwrap_or_else(PoisonError::into_inner) = Some(progress);
+        restore::run(&store, &options, &restore_env(&env), &note, &cancel).await
+    };
+    runtime::block_on(work, || {
+        if let Some(latest) = latest.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            progress(latest);
+        }
+    })?
 }
 
 /// Restores the newest state if the database does not exist; whether it did. No backup is not an error: then
-/// there is nothing to restore and the answer is `false`.
-pub fn ensure_exists(_path: impl AsRef<Path>, _config: &Config) -> Result<bool> {
-    Err(Error::internal("not connected"))
+/// there is nothing to restore and the answer is `false`. Safe when several threads and processes call it at
+/// once: one restores, the others wait.
+///
+/// # Errors
+/// Those of [`restore`], except that an existing database and an empty replica are none.
+pub fn ensure_exists(path: impl AsRef<Path>, config: &Config) -> Result<bool> {
+    let env = environment()?;
+    let store = open_store(located(config)?, &env)?;
+    Ok(restore_missing(path.as_ref(), &store, &env)?.is_some())
 }
 
 /// The files of a replica, by level and id.
-pub fn list(_config: &Config) -> Result<Vec<LtxInfo>> {
-    Err(Error::internal("not connected"))
+///
+/// # Errors
+/// What the store answers.
+pub fn list(config: &Config) -> Result<Vec<LtxInfo>> {
+    let env = environment()?;
+    let store = open_store(located(config)?, &env)?;
+    runtime::block_on(async move { store.list_all().await }, || ())?
+}
+
+fn located(config: &Config) -> Result<&StoreLocation> {
+    config.location.as_ref().ok_or_else(|| {
+        Error::new(ErrorKind::Config, "no replica is named")
+            .with_hint("give a URL, or set REPLICATE_URL or REPLICATE_S3_ENDPOINT")
+    })
+}
+
+/// The real parts.
+fn environment() -> Result<RealEnv> {
+    runtime::not_forked()?;
+    Ok(RealEnv { clock: Arc::new(SystemClock::new()), disk: Arc::new(RealDisk) })
+}
+
+#[derive(Clone, Debug)]
+struct RealEnv {
+    clock: crate::clock::SharedClock,
+    disk: crate::disk::SharedDisk,
+}
+
+impl RealEnv {
+    fn for_database(&self, path: &Path) -> Env {
+        Env {
+            clock: self.clock.clone(),
+            disk: self.disk.clone(),
+            blocking: Blocking::Pool,
+            attach: Arc::new(SqliteAttach::new(state_folder(path))),
+        }
+    }
+}
+
+fn restore_env(env: &RealEnv) -> RestoreEnv {
+    RestoreEnv { disk: env.disk.clone(), clock: env.clock.clone(), blocking: Blocking::Pool }
+}
+
+fn open_store(location: &StoreLocation, env: &RealEnv) -> Result<LtxStore> {
+    Ok(LtxStore::new(blob::open(location, env.disk.clone())?))
+}
+
+/// What must be right before replication starts.
+fn prepare(path: &Path, config: &Config, store: &LtxStore, env: &RealEnv) -> Result<()> {
+    let wrap = |e| Error::disk("look at the database", path, e);
+    let there = env.disk.stat(path).map_err(wrap)?.is_some_and(|entry| entry.len > 0);
+    if there {
+        let is_database = crate::sqlite::is_database(path)?;
+        if !is_database {
+            return Err(Error::new(ErrorKind::Database, format!("not a SQLite database path={}", path.display())));
+        }
+        let folder = state_folder(path);
+        env.disk.create_dir_all(&folder).map_err(|e| Error::disk("make the state folder", &folder, e))?;
+        return crate::sqlite::probe(&folder, path);
+    }
+    if config.restore == RestorePolicy::Missing
+        && let Some(report) = restore_missing(path, store, env)?
+    {
+        tracing::info!(db = %path.display(), txid = %report.txid, "restored the missing database");
+    }
+    Ok(())
+}
+
+fn restore_missing(path: &Path, store: &LtxStore, env: &RealEnv) -> Result<Option<RestoreReport>> {
+    let (path, store, env) = (path.to_owned(), store.clone(), restore_env(env));
+    runtime::block_on(async move { restore::ensure_exists(&store, &path, &env).await }, || ())?
 }

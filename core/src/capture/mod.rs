@@ -15,7 +15,7 @@ mod watch;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use replicate_format::{Decoder, Level, PageEncoding, PageSize, Txid, TxidRange, crc64, page_checksum};
+use replicate_format::{Decoder, PageEncoding, PageSize, Txid, TxidRange, crc64, page_checksum};
 
 use crate::clock::SharedClock;
 use crate::disk::SharedDisk;
@@ -84,7 +84,6 @@ pub(crate) enum Backlog {
 #[derive(Debug)]
 pub(crate) struct Capture {
     config: CaptureConfig,
-    disk: SharedDisk,
     clock: SharedClock,
     attach: Arc<dyn Attach>,
     spool: Arc<Mutex<Spool>>,
@@ -114,13 +113,12 @@ impl Capture {
     ) -> Result<Self> {
         let (state, record) = StateFile::open(&disk, folder)?;
         let newest = lock(&spool).newest();
-        let ledger = Ledger::open(disk.clone(), folder, newest)?;
+        let ledger = Ledger::open(disk, folder, newest)?;
         let replica = format!("{:016x}", crc64(config.replica.as_bytes()));
         let position = Position { txid: Txid::ZERO, commit: 0, page_size: None, mark: None, unbroken: false, due: None };
         let nowhere = WalMark { salts: Default::default(), frame: 0, checksum: (0, 0) };
         let mut capture = Self {
             config,
-            disk,
             clock,
             attach,
             spool,

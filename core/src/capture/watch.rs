@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
@@ -49,10 +49,13 @@ struct Hub {
     fd: OwnedFd,
     pid: u32,
     /// Held while a watch is added, so that its wake-up cannot come before its bell is known.
-    bells: Mutex<HashMap<i32, Weak<Notify>>>,
+    bells: Mutex<Bells>,
 }
 
-fn lock(bells: &Mutex<HashMap<i32, Weak<Notify>>>) -> MutexGuard<'_, HashMap<i32, Weak<Notify>>> {
+/// Who is to be told of a watch: several databases of one folder share the folder's.
+type Bells = HashMap<i32, Vec<Weak<Notify>>>;
+
+fn lock(bells: &Mutex<Bells>) -> MutexGuard<'_, Bells> {
     bells.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -66,7 +69,7 @@ impl Hub {
 
     fn start() -> Option<Arc<Self>> {
         let fd = inotify::init(inotify::CreateFlags::CLOEXEC).ok()?;
-        crate::sqlite::register_for_fork(fd.as_raw_fd());
+        crate::sqlite::register_for_fork(fd.as_fd()).ok()?;
         let hub = Arc::new(Self { fd, pid: std::process::id(), bells: Mutex::default() });
         let listener = hub.clone();
         let named = std::thread::Builder::new().name("replicate-watch".into());
@@ -95,7 +98,10 @@ impl Hub {
             inotify::add_watch(self.fd.as_fd(), parent, folder)
         });
         if let Ok(watch) = added {
-            bells.insert(watch, Arc::downgrade(bell));
+            let waiting = bells.entry(watch).or_default();
+            if !waiting.iter().any(|known| known.as_ptr() == Arc::as_ptr(bell)) {
+                waiting.push(Arc::downgrade(bell));
+            }
         }
     }
 
@@ -105,8 +111,10 @@ impl Hub {
         loop {
             match reader.next() {
                 Ok(event) => {
-                    if let Some(bell) = lock(&self.bells).remove(&event.wd()).and_then(|bell| bell.upgrade()) {
-                        bell.notify_one();
+                    for bell in lock(&self.bells).remove(&event.wd()).into_iter().flatten() {
+                        if let Some(bell) = bell.upgrade() {
+                            bell.notify_one();
+                        }
                     }
                 }
                 Err(rustix::io::Errno::INTR) => {}

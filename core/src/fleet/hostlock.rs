@@ -1,7 +1,7 @@
 //! One replicator a database and host: a lock file in the state folder.
 
 use std::fs::{File, TryLockError};
-use std::os::fd::AsRawFd;
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use crate::error::{Error, Result};
@@ -21,7 +21,7 @@ impl HostLock {
         match file.try_lock() {
             Ok(()) => {
                 // A forked child shares the lock's description: without this it would hold it on.
-                sqlite::register_for_fork(file.as_raw_fd());
+                sqlite::register_for_fork(file.as_fd())?;
                 Ok(Some(Self(file)))
             }
             Err(TryLockError::WouldBlock) => Ok(None),
@@ -32,6 +32,6 @@ impl HostLock {
 
 impl Drop for HostLock {
     fn drop(&mut self) {
-        sqlite::unregister_for_fork(self.0.as_raw_fd());
+        sqlite::unregister_for_fork(self.0.as_fd());
     }
 }

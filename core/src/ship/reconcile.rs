@@ -68,9 +68,9 @@ pub(crate) fn reconcile(local: &LocalChain, remote: &RemoteChain) -> Result<Reco
     }
     // The store may lack at its end only what the spool still has.
     let mut reached = remote.newest;
-    for txids in &local.spooled {
+    for txids in local.spooled.iter().copied() {
         if txids.extends(reached) {
-            reached = reached.max(txids.max());
+            reached = txids.max();
         }
     }
     if reached < local.newest {

@@ -132,6 +132,26 @@ pub fn begin_write(connection: &Connection) -> Result<()> {
     Ok(connection.execute_batch("BEGIN IMMEDIATE")?)
 }
 
+/// Takes the write lock, trying again and again for this long; whether it was had.
+///
+/// A writer in a tight loop lets go of the lock for microseconds at a time, which the waits of a busy handler
+/// would miss.
+///
+/// # Errors
+/// What SQLite answers, except that somebody else writes.
+pub(crate) fn begin_write_within(connection: &Connection, patience: Duration) -> Result<bool> {
+    #[expect(clippy::disallowed_methods, reason = "a few milliseconds of trying for a lock are no matter of the clock")]
+    let start = std::time::Instant::now();
+    loop {
+        match begin_write(connection) {
+            Ok(()) => return Ok(true),
+            Err(error) if error.kind() != ErrorKind::Busy => return Err(error),
+            Err(_) if start.elapsed() >= patience => return Ok(false),
+            Err(_) => std::thread::yield_now(),
+        }
+    }
+}
+
 /// Ends a transaction without effect; fine if none is open.
 ///
 /// # Errors

@@ -8,13 +8,14 @@
 use std::fmt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use replicate_format::{DbHeader, PageSize, Salts, WAL_INDEX_HEADER_LEN, WalIndexHeader};
 use rusqlite::Connection;
 
 use super::connection::{self, Checkpoint};
-use super::pool::{FileId, PinnedFile};
+use super::{FileId, PinnedFile, probe};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Whether the attached files are still those that the paths name.
@@ -85,7 +86,17 @@ pub(crate) trait Attach: fmt::Debug + Send + Sync {
 
 /// Attaches real databases.
 #[derive(Debug)]
-pub(crate) struct SqliteAttach;
+pub(crate) struct SqliteAttach {
+    state_folder: PathBuf,
+    probed: AtomicBool,
+}
+
+impl SqliteAttach {
+    /// The state folder, on the file system of the database, is where its locks are tried out first.
+    pub(crate) fn new(state_folder: PathBuf) -> Self {
+        Self { state_folder, probed: AtomicBool::new(false) }
+    }
+}
 
 /// How long our own statements wait for a lock of others.
 const BUSY_TIMEOUT: Duration = Duration::from_millis(250);
@@ -95,6 +106,10 @@ impl Attach for SqliteAttach {
         let Some(id) = FileId::of_path(path).map_err(|e| Error::disk("look at the database", path, e))? else {
             return Ok(None);
         };
+        if !self.probed.load(Ordering::Relaxed) {
+            probe(&self.state_folder, path)?;
+            self.probed.store(true, Ordering::Relaxed);
+        }
         let database = PinnedFile::open(path)?;
         if database.identity() != id {
             return Ok(None);
@@ -114,6 +129,13 @@ impl Attach for SqliteAttach {
         let door = SqliteDoor::attach(path, database, header.page_size, first)?;
         Ok(Some(Box::new(door)))
     }
+}
+
+/// Whether a file begins as a SQLite database does.
+pub(crate) fn is_database(path: &Path) -> Result<bool> {
+    let mut header = [0; 100];
+    let read = PinnedFile::open(path)?.read_at(0, &mut header).map_err(|e| Error::disk("read the database", path, e))?;
+    Ok(read == header.len() && DbHeader::decode(&header).is_ok())
 }
 
 /// The real door.

@@ -18,7 +18,9 @@
 
 mod check;
 mod connection;
+mod door;
 mod failure;
+mod signals;
 
 #[cfg(target_os = "linux")]
 mod fork;
@@ -43,7 +45,9 @@ pub use connection::{
     Checkpoint, CheckpointMode, begin_read, begin_write, checkpoint, checkpoint_passive, end_read, journal_mode,
     open_connection, rollback, switch_to_wal,
 };
+pub(crate) use door::{Attach, Door, Identity, SqliteAttach, WalView, is_database};
 pub use failure::files_replaced;
+pub(crate) use signals::block_signals;
 
 #[cfg(not(target_os = "linux"))]
 pub use elsewhere::{

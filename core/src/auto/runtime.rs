@@ -1,0 +1,78 @@
+//! The private runtime: one a process, made at first use, never dropped.
+//!
+//! Blocking calls never enter it: they hand it a task and wait on plain condition variables or channels, so
+//! they work from any thread, also from inside somebody else's runtime. After a fork its threads are gone;
+//! the process id tells.
+
+use std::future::Future;
+use std::sync::{Mutex, PoisonError, mpsc};
+use std::time::Duration;
+
+use tokio::runtime::{Builder, Runtime};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::sqlite;
+
+static RUNTIME: Mutex<Option<(u32, &'static Runtime)>> = Mutex::new(None);
+
+/// The runtime of this process.
+pub(super) fn runtime() -> Result<&'static Runtime> {
+    not_forked()?;
+    let mut slot = RUNTIME.lock().unwrap_or_else(PoisonError::into_inner);
+    match *slot {
+        Some((pid, runtime)) if pid == std::process::id() => Ok(runtime),
+        _ => {
+            let built = Builder::new_multi_thread()
+                .worker_threads(2)
+                .max_blocking_threads(16)
+                .thread_keep_alive(Duration::from_secs(10))
+                .thread_name("replicate")
+                .on_thread_start(sqlite::block_signals)
+                .enable_all()
+                .build()
+                .map_err(|e| Error::internal(format!("start the runtime: {e}")).with_source(e))?;
+            let runtime: &'static Runtime = Box::leak(Box::new(built));
+            *slot = Some((std::process::id(), runtime));
+            Ok(runtime)
+        }
+    }
+}
+
+/// An error in a process that was forked from one that replicates.
+pub(super) fn not_forked() -> Result<()> {
+    if sqlite::forked() {
+        return Err(forked_error());
+    }
+    Ok(())
+}
+
+/// What calls answer in a forked process.
+pub(super) fn forked_error() -> Error {
+    Error::new(ErrorKind::Forked, "this process was forked after replication had started")
+        .with_hint("start replication after the fork, or use spawn instead of fork")
+}
+
+/// Runs a future on the runtime and waits for it, calling `meanwhile` now and then on this thread.
+pub(super) fn block_on<T: Send + 'static>(
+    future: impl Future<Output = T> + Send + 'static,
+    mut meanwhile: impl FnMut(),
+) -> Result<T> {
+    let (sender, receiver) = mpsc::sync_channel(1);
+    let task = runtime()?.spawn(async move {
+        // Nobody waits any more if this fails.
+        let _ = sender.send(future.await);
+    });
+    loop {
+        match receiver.recv_timeout(Duration::from_millis(20)) {
+            Ok(value) => {
+                meanwhile();
+                return Ok(value);
+            }
+            Err(mpsc::RecvTimeoutError::Timeout) => meanwhile(),
+            Err(mpsc::RecvTimeoutError::Disconnected) => {
+                drop(task);
+                return Err(Error::internal("a task of the engine has panicked"));
+            }
+        }
+    }
+}
