@@ -1,1 +1,31 @@
-fn main() {}
+//! The `replicate` command: the library's engine in a process of its own.
+//!
+//! It uses the library's public API only. `args` turns what was typed into a request, `run` carries it out,
+//! `output` is the only code that writes to the terminal, `exit` knows what a failure looks like and which
+//! code it ends with. What is promised of all this is in the library's documents, `COMMAND.md`.
+
+mod args;
+mod exit;
+mod output;
+mod run;
+mod signal;
+mod spelling;
+mod time;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // SAFETY: this is the first thing the process does; it has one thread and no connection is open, and the
+    // SQLite in this binary belongs to it alone.
+    let isolated = unsafe { replicate::embed::isolate_sqlite() };
+    let typed: Vec<_> = std::env::args_os().collect();
+    // Before parsing, because a wrong command line must be reported in the wanted form, too.
+    let json = spelling::wants_json(&typed);
+    match args::parse(typed).and_then(|request| run::run(request, isolated)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            failure.report(json);
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}

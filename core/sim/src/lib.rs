@@ -1,1 +1,3 @@
 //! Loopback S3 server and simulation.
+
+pub mod peers;
