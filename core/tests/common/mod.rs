@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use replicate::{Config, ConfigKey, Handle, Options};
 use replicate_format::{Decoder, parse_ltx_file_name};
-use rusqlite::Connection;
+use rusqlite::{Connection, backup};
 
 pub const SOON: Duration = Duration::from_secs(20);
 
@@ -120,7 +120,7 @@ pub fn assert_same_pages(a: &Connection, b: &Connection) {
 fn pages_of(connection: &Connection) -> Vec<Vec<u8>> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("copy.db");
-    connection.backup("main", &path, None::<fn(rusqlite::backup::Progress)>).unwrap();
+    connection.backup("main", &path, None::<fn(backup::Progress)>).unwrap();
     let bytes = std::fs::read(&path).unwrap();
     let size: usize = connection.query_row("PRAGMA page_size", [], |row| row.get(0)).unwrap();
     let mut pages: Vec<Vec<u8>> = bytes.chunks(size).map(<[u8]>::to_vec).collect();
@@ -134,11 +134,11 @@ fn pages_of(connection: &Connection) -> Vec<Vec<u8>> {
 pub struct Random(pub u64);
 
 impl Random {
-    pub fn below(&mut self, bound: u64) -> u64 {
+    pub fn below(&mut self, bound: u64) -> i64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
-        self.0 % bound
+        i64::try_from(self.0 % bound).unwrap()
     }
 }
 
