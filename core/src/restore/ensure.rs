@@ -46,9 +46,10 @@ async fn file_len(path: &Path, env: &RestoreEnv) -> Result<Option<u64>> {
     let (disk, at) = (env.disk.clone(), path.to_path_buf());
     let entry = env.blocking.run(move || disk.stat(&at)).await;
     match entry.map_err(|e| Error::disk("look at the database", path, e))? {
-        Some(entry) if entry.is_dir => {
-            Err(Error::new(ErrorKind::Config, format!("the database is a folder path={}", path.display())))
-        }
+        Some(entry) if entry.is_dir => Err(Error::new(
+            ErrorKind::Config,
+            format!("the database is a folder path={}", path.display()),
+        )),
         entry => Ok(entry.map(|entry| entry.len)),
     }
 }
@@ -62,7 +63,10 @@ async fn turn(path: &Path, env: &RestoreEnv) -> Result<Box<dyn DiskLock>> {
             disk.create_dir_all(&folder)?;
             disk.try_lock(&at)
         });
-        match lock.await.map_err(|e| Error::disk("take the restore lock", &lock_path, e))? {
+        match lock
+            .await
+            .map_err(|e| Error::disk("take the restore lock", &lock_path, e))?
+        {
             Some(lock) => return Ok(lock),
             None => env.clock.sleep(TURN_POLL).await,
         }

@@ -35,7 +35,11 @@ pub(crate) struct Limits {
 impl Limits {
     /// 32 MiB in ranges of 4 MiB.
     pub(crate) fn new(parallelism: usize) -> Self {
-        Self { parallelism: parallelism.clamp(1, 64), budget: 32 << 20, range: 4 << 20 }
+        Self {
+            parallelism: parallelism.clamp(1, 64),
+            budget: 32 << 20,
+            range: 4 << 20,
+        }
     }
 }
 
@@ -43,7 +47,11 @@ impl Limits {
 const OVERHEAD: u64 = 4096;
 
 /// Pauses before the second, third and fourth attempt of one range.
-const BACKOFF: [Duration; 3] = [Duration::from_millis(250), Duration::from_millis(500), Duration::from_millis(1000)];
+const BACKOFF: [Duration; 3] = [
+    Duration::from_millis(250),
+    Duration::from_millis(500),
+    Duration::from_millis(1000),
+];
 
 /// Why a file did not come.
 #[derive(Debug)]
@@ -60,8 +68,11 @@ pub(crate) enum FetchError {
 impl From<FetchError> for Error {
     fn from(error: FetchError) -> Self {
         match error {
-            FetchError::Gone { key } => Self::new(ErrorKind::Unavailable, format!("file was removed key={key}"))
-                .with_hint("something prunes this replica; try again"),
+            FetchError::Gone { key } => Self::new(
+                ErrorKind::Unavailable,
+                format!("file was removed key={key}"),
+            )
+            .with_hint("something prunes this replica; try again"),
             FetchError::Failed(error) => error,
         }
     }
@@ -98,7 +109,12 @@ pub(crate) struct Fetcher<'a> {
 
 impl<'a> Fetcher<'a> {
     /// Fetches these files in this order. Nothing is requested before the first bytes are asked for.
-    pub(crate) fn new(store: &'a LtxStore, clock: &'a dyn Clock, files: &'a [LtxInfo], limits: Limits) -> Self {
+    pub(crate) fn new(
+        store: &'a LtxStore,
+        clock: &'a dyn Clock,
+        files: &'a [LtxInfo],
+        limits: Limits,
+    ) -> Self {
         Self {
             store,
             clock,
@@ -129,12 +145,21 @@ impl<'a> Fetcher<'a> {
 
     /// The next bytes if they are there already.
     pub(crate) fn next_ready(&mut self) -> Result<Option<Piece>, FetchError> {
-        let Some(outcome) = self.ready.remove(&self.taken) else { return Ok(None) };
-        let (file, range) = self.requested.pop_front().expect("what is ready was requested");
+        let Some(outcome) = self.ready.remove(&self.taken) else {
+            return Ok(None);
+        };
+        let (file, range) = self
+            .requested
+            .pop_front()
+            .expect("what is ready was requested");
         self.taken += 1;
         self.reserved -= cost(&range);
         let last = range.end == self.files[file].size;
-        Ok(Some(Piece { file, bytes: outcome?, last }))
+        Ok(Some(Piece {
+            file,
+            bytes: outcome?,
+            last,
+        }))
     }
 
     /// Waits for `work` and keeps the requests going meanwhile.
@@ -159,18 +184,26 @@ impl<'a> Fetcher<'a> {
     fn admit(&mut self) {
         while self.running.len() < self.limits.parallelism {
             let (index, offset) = self.next;
-            let Some(file) = self.files.get(index) else { return };
+            let Some(file) = self.files.get(index) else {
+                return;
+            };
             let range = offset..file.size.min(offset.saturating_add(self.limits.range));
             // One request is always allowed, or a small budget would stop everything.
             if !self.requested.is_empty() && self.reserved + cost(&range) > self.limits.budget {
                 return;
             }
-            self.next = if range.end == file.size { (index + 1, 0) } else { (index, range.end) };
+            self.next = if range.end == file.size {
+                (index + 1, 0)
+            } else {
+                (index, range.end)
+            };
             self.reserved += cost(&range);
             let number = self.taken + self.requested.len() as u64;
             self.requested.push_back((index, range.clone()));
             let (store, clock) = (self.store, self.clock);
-            self.running.push(Box::pin(async move { (number, fetch(store, clock, file, range).await) }));
+            self.running.push(Box::pin(async move {
+                (number, fetch(store, clock, file, range).await)
+            }));
         }
     }
 }
@@ -192,7 +225,8 @@ async fn fetch(store: &LtxStore, clock: &dyn Clock, file: &LtxInfo, range: Range
                     std::cmp::Ordering::Equal => return Ok(join(parts)),
                     std::cmp::Ordering::Less => cut_short(file, at, &range),
                     std::cmp::Ordering::Greater => {
-                        let message = format!("the store sent more than was asked for key={}", file.key());
+                        let message =
+                            format!("the store sent more than was asked for key={}", file.key());
                         return Err(FetchError::Failed(Error::internal(message)));
                     }
                 }
@@ -203,7 +237,9 @@ async fn fetch(store: &LtxStore, clock: &dyn Clock, file: &LtxInfo, range: Range
                 error => return Err(FetchError::Failed(error)),
             },
         };
-        let Some(&pause) = pauses.next() else { return Err(FetchError::Failed(failure)) };
+        let Some(&pause) = pauses.next() else {
+            return Err(FetchError::Failed(failure));
+        };
         tracing::debug!(key = %file.key(), at, error = %failure, "fetching again");
         clock.sleep(pause + jitter(file, at, pause)).await;
     }
@@ -211,7 +247,8 @@ async fn fetch(store: &LtxStore, clock: &dyn Clock, file: &LtxInfo, range: Range
 
 fn cut_short(file: &LtxInfo, at: u64, range: &Range<u64>) -> Error {
     let (end, size, key) = (range.end, file.size, file.key());
-    let message = format!("the file ends before its listed size at={at} wanted={end} size={size} key={key}");
+    let message =
+        format!("the file ends before its listed size at={at} wanted={end} size={size} key={key}");
     Error::new(ErrorKind::Corrupt, message)
 }
 

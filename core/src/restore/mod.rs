@@ -71,7 +71,13 @@ impl RestoreOptions {
     /// The newest state to this file.
     pub fn new(output: impl Into<PathBuf>) -> Self {
         let (target, check) = (Target::default(), Check::default());
-        Self { output: output.into(), target, check, overwrite: false, parallelism: 32 }
+        Self {
+            output: output.into(),
+            target,
+            check,
+            overwrite: false,
+            parallelism: 32,
+        }
     }
 
     /// The same for another state.
@@ -155,26 +161,4 @@ impl Cancel {
     pub fn is_cancelled(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
-}
-
-pub(crate) struct RestoreEnv {
-    pub(crate) disk: crate::disk::SharedDisk,
-    pub(crate) clock: crate::clock::SharedClock,
-    pub(crate) blocking: crate::exec::Blocking,
-}
-pub(crate) async fn run(
-    _store: &crate::store::LtxStore,
-    _options: &RestoreOptions,
-    _env: &RestoreEnv,
-    _progress: &(dyn Fn(Progress) + Send + Sync),
-    _cancel: &Cancel,
-) -> crate::Result<RestoreReport> {
-    Err(crate::Error::internal("not connected"))
-}
-pub(crate) async fn ensure_exists(
-    _store: &crate::store::LtxStore,
-    _path: &std::path::Path,
-    _env: &RestoreEnv,
-) -> crate::Result<Option<RestoreReport>> {
-    Ok(None)
 }

@@ -19,40 +19,45 @@ use crate::store::{LtxInfo, LtxStore};
 /// # Errors
 /// `NoBackup`: there is no file, or all are newer. `Corrupt`: files beyond a gap belong to that time. And
 /// whatever the store answers.
-pub(crate) async fn resolve_time(store: &LtxStore, files: &[LtxInfo], time: Timestamp) -> Result<Txid> {
-    resolve(files, time, async |file| store.created(file).await).await
-}
-
-async fn resolve(
+pub(crate) async fn resolve_time(
+    store: &LtxStore,
     files: &[LtxInfo],
     time: Timestamp,
-    created: impl AsyncFn(&LtxInfo) -> Result<Timestamp>,
 ) -> Result<Txid> {
     if files.is_empty() {
-        return Err(Error::new(ErrorKind::NoBackup, "the replica holds no backup"));
+        return Err(Error::new(
+            ErrorKind::NoBackup,
+            "the replica holds no backup",
+        ));
     }
     let points = reachable(files);
     // Points below `low` are known to be in time, points from `high` on to be late.
     let (mut low, mut high) = (0, points.len());
     while low < high {
         let middle = low + (high - low) / 2;
-        match created(&files[points[middle].file]).await? <= time {
+        match store.created(&files[points[middle].file]).await? <= time {
             true => low = middle + 1,
             false => high = middle,
         }
     }
     if low == points.len()
         && let Some((reached, file)) = stranded(files)
-        && created(&files[file]).await? <= time
+        && store.created(&files[file]).await? <= time
     {
         return Err(gap_error(reached, files[file].txids.min()));
     }
     match low.checked_sub(1) {
         Some(last) => Ok(points[last].txid),
         None => {
-            let first = created(&files[points.first().map_or(0, |p| p.file)]).await?;
-            let message = format!("no backup reaches back to time_ms={} first_ms={}", time.0, first.0);
-            Err(Error::new(ErrorKind::NoBackup, message).with_hint("choose a time at or after the first backup"))
+            let first = store
+                .created(&files[points.first().map_or(0, |p| p.file)])
+                .await?;
+            let message = format!(
+                "no backup reaches back to time_ms={} first_ms={}",
+                time.0, first.0
+            );
+            Err(Error::new(ErrorKind::NoBackup, message)
+                .with_hint("choose a time at or after the first backup"))
         }
     }
 }

@@ -48,7 +48,10 @@ impl Batch {
     /// Writes it and makes it empty.
     pub(crate) fn write(&mut self, file: &dyn DiskFile) -> io::Result<()> {
         for extent in &self.extents {
-            file.write_at(extent.offset, &self.buf[extent.start..extent.start + extent.len])?;
+            file.write_at(
+                extent.offset,
+                &self.buf[extent.start..extent.start + extent.len],
+            )?;
         }
         self.len = 0;
         self.extents.clear();
@@ -178,16 +181,22 @@ impl PageWriter {
     /// Ends, if every page of the database has come.
     pub(crate) fn finish(self) -> Result<Shape> {
         let Some(shape) = self.shape.filter(|_| self.at == self.files.len()) else {
-            return Err(Error::internal("a restore was ended before its files were read"));
+            return Err(Error::internal(
+                "a restore was ended before its files were read",
+            ));
         };
         let lock_page = shape.page_size.lock_page().get();
         let expected = shape.commit - u32::from(shape.has_lock_page());
         if self.done.len() == expected {
             return Ok(shape);
         }
-        let missing = (1..=shape.commit).find(|&pgno| pgno != lock_page && !self.done.contains(pgno)).unwrap_or(0);
+        let missing = (1..=shape.commit)
+            .find(|&pgno| pgno != lock_page && !self.done.contains(pgno))
+            .unwrap_or(0);
         let (found, txid) = (self.done.len(), self.files[0].txids.max());
-        let message = format!("pages are missing first={missing} found={found} wanted={expected} txid={txid}");
+        let message = format!(
+            "pages are missing first={missing} found={found} wanted={expected} txid={txid}"
+        );
         Err(Error::new(ErrorKind::Corrupt, message))
     }
 
@@ -195,7 +204,10 @@ impl PageWriter {
         let decoder = Decoder::new(self.feed.clone())?;
         let (header, file) = (decoder.header(), &self.files[self.at]);
         if header.txids != file.txids {
-            return Err(Problem::Differs(format!("its name says {} its header {}", file.txids, header.txids)));
+            return Err(Problem::Differs(format!(
+                "its name says {} its header {}",
+                file.txids, header.txids
+            )));
         }
         match self.shape {
             None => {
@@ -207,14 +219,18 @@ impl PageWriter {
                 let bytes: u64 = self.files.iter().map(|file| file.size).sum();
                 if u64::from(shape.commit) > bytes / LEAST_PAGE + 1 {
                     let commit = shape.commit;
-                    return Err(Problem::Differs(format!("it claims {commit} pages, more than {bytes} bytes hold")));
+                    return Err(Problem::Differs(format!(
+                        "it claims {commit} pages, more than {bytes} bytes hold"
+                    )));
                 }
                 self.done = PageSet::new(shape.commit);
                 self.shape = Some(shape);
             }
             Some(shape) if shape.page_size != header.page_size => {
                 let (newest, this) = (shape.page_size, header.page_size);
-                return Err(Problem::Differs(format!("its page size is {this}, that of the newest file {newest}")));
+                return Err(Problem::Differs(format!(
+                    "its page size is {this}, that of the newest file {newest}"
+                )));
             }
             Some(_) => {}
         }
@@ -274,10 +290,15 @@ impl Problem {
     fn into_error(self, file: &LtxInfo) -> Error {
         let key = file.key();
         match self {
-            Self::Format(e) => {
-                Error::new(ErrorKind::Corrupt, format!("file is damaged: {e} key={key}")).with_source(e)
-            }
-            Self::Differs(what) => Error::new(ErrorKind::Corrupt, format!("file does not fit: {what} key={key}")),
+            Self::Format(e) => Error::new(
+                ErrorKind::Corrupt,
+                format!("file is damaged: {e} key={key}"),
+            )
+            .with_source(e),
+            Self::Differs(what) => Error::new(
+                ErrorKind::Corrupt,
+                format!("file does not fit: {what} key={key}"),
+            ),
         }
     }
 }
@@ -342,7 +363,11 @@ struct PageSet {
 
 impl PageSet {
     fn new(last: u32) -> Self {
-        Self { last, count: 0, bits: vec![0; last as usize / 64 + 1] }
+        Self {
+            last,
+            count: 0,
+            bits: vec![0; last as usize / 64 + 1],
+        }
     }
 
     /// Adds a page; whether it is within the range and new.
