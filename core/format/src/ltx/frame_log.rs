@@ -108,6 +108,7 @@ mod tests {
         (1..=100_000).for_each(|n| log.push(Pgno::new(n).expect("not zero"), 2100));
         assert!(log.packed.len() <= 300_000);
         assert_eq!(log.pages(), 100_000);
+        assert!(index(&log).len() > 10 * PIECE, "written in many pieces");
         assert_eq!(log.last(), Pgno::new(100_000));
     }
 }

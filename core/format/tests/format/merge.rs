@@ -135,7 +135,8 @@ fn inputs_must_follow_each_other_and_make_progress() {
 #[test]
 fn inputs_must_have_one_page_size() {
     let other = write(header(1024, 3, 6, 6), PageEncoding::Frame, &Pages::new()).expect("a file").1;
-    assert!(merge(&[file(3, 5, 5, &[1]), other], PageEncoding::Frame).is_err());
+    let error = merge(&[file(3, 5, 5, &[1]), other], PageEncoding::Frame).expect_err("two page sizes");
+    assert!(matches!(error, FormatError::Invalid { what: "page size of a merge", .. }), "{error}");
 }
 
 #[test]

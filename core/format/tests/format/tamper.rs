@@ -89,6 +89,23 @@ fn a_lying_index_is_refused_by_the_decoder_and_by_the_index_alone() {
 }
 
 #[test]
+fn an_index_alone_refuses_pages_that_do_not_rise_and_bytes_after_its_end() {
+    let frames: Vec<_> = (1..=3).map(|n| (n, PageEncoding::Frame, page(512, n.into(), 1))).collect();
+    let header = header(512, 9, 2, 2);
+    for number in [1, 3, 4, u64::from(u32::MAX) + 3] {
+        let file = forge(&header, &frames, 0, |lines| lines[1].0 = number);
+        assert!(PageIndex::decode(&file, file.len() as u64).is_err(), "page {number}");
+    }
+    let mut file = forge(&header, &frames, 0, |_| {});
+    let size_at = file.len() - TAIL_MIN;
+    let size = u64::from_be_bytes(file[size_at..size_at + 8].try_into().expect("eight bytes"));
+    file[size_at..size_at + 8].copy_from_slice(&(size + 1).to_be_bytes());
+    file.insert(size_at, 0);
+    let error = PageIndex::decode(&file, file.len() as u64).expect_err("a byte more");
+    assert!(error.to_string().contains("nothing after its end"), "{error}");
+}
+
+#[test]
 fn a_tail_too_short_or_with_an_impossible_size_is_refused() {
     let file = &samples()[1];
     let len = file.len() as u64;

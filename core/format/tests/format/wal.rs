@@ -77,8 +77,11 @@ fn frames_are_read_in_both_byte_orders_until_the_log_ends() {
 #[test]
 fn a_limit_stops_after_the_commit_that_reaches_it() {
     let (header, log) = three_frames(false);
-    let limits = ScanLimits { max_bytes: Some(1), end: None };
-    let delta = scan_wal(FrameChain::new(&header), 32, &log[32..], limits);
+    let limited_to = |max| ScanLimits { max_bytes: Some(max), end: None };
+    let ends =
+        [1, 8272 - 32, 8272 - 31].map(|max| scan_wal(FrameChain::new(&header), 32, &log[32..], limited_to(max)).end);
+    assert_eq!(ends, [8272, 8272, 12392]);
+    let delta = scan_wal(FrameChain::new(&header), 32, &log[32..], limited_to(1));
     assert_eq!((delta.end, delta.commit, delta.pages.len(), delta.limited), (8272, 2, 2, true));
     let rest = scan_wal(delta.chain, delta.end, &log[8272..], ScanLimits::default());
     assert_eq!(rest.pages, [(pgno(2), 8272)]);
