@@ -1,5 +1,5 @@
 //! What the engine's tests share: databases written by SQLite, and a naive reader of replicas.
-#![allow(dead_code, clippy::unwrap_used, clippy::disallowed_methods, missing_docs, reason = "tests; each file uses a part")]
+#![allow(dead_code, clippy::unwrap_used, clippy::disallowed_methods, missing_docs, unreachable_pub, reason = "tests; each file uses a part")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -122,8 +122,8 @@ fn pages_of(connection: &Connection) -> Vec<Vec<u8>> {
     let path = folder.path().join("copy.db");
     connection.backup("main", &path, None::<fn(backup::Progress)>).unwrap();
     let bytes = std::fs::read(&path).unwrap();
-    let size: usize = connection.query_row("PRAGMA page_size", [], |row| row.get(0)).unwrap();
-    let mut pages: Vec<Vec<u8>> = bytes.chunks(size).map(<[u8]>::to_vec).collect();
+    let size: u32 = connection.query_row("PRAGMA page_size", [], |row| row.get(0)).unwrap();
+    let mut pages: Vec<Vec<u8>> = bytes.chunks(size as usize).map(<[u8]>::to_vec).collect();
     // The backup counts itself as a change: change counter and version-valid-for.
     pages[0][24..28].fill(0);
     pages[0][92..100].fill(0);
