@@ -15,7 +15,7 @@ mod watch;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use replicate_format::{Decoder, PageEncoding, PageSize, Txid, TxidRange, crc64, page_checksum};
+use replicate_format::{Decoder, Level, PageEncoding, PageSize, Txid, TxidRange, crc64, page_checksum};
 
 use crate::clock::SharedClock;
 use crate::disk::SharedDisk;
@@ -151,11 +151,14 @@ impl Capture {
         self.position.page_size = Some(page_size);
         self.position.txid = self.ledger.durable();
         self.position.commit = self.ledger.pages();
-        let after: Vec<SpoolFile> = self.spool().pending(self.ledger.durable()).cloned().collect();
-        for file in after {
-            if !file.txids.extends(self.position.txid) || self.replay(&file).is_err() {
-                tracing::warn!(txids = %file.txids, "spool file is damaged, comparing with the database");
-                return self.start_over(self.position.txid.max(Txid(record.txid)), RebaseReason::SpoolDamaged, false);
+        let files: Vec<SpoolFile> = self.spool().pending(Txid::ZERO).cloned().collect();
+        for file in files {
+            let covered = file.txids.max() <= self.ledger.durable();
+            let fits = covered || file.txids.extends(self.position.txid);
+            let replayed = if fits { self.replay(&file, covered) } else { Err(Error::internal("a gap in the spool")) };
+            if let Err(error) = replayed {
+                tracing::warn!(%error, txids = %file.txids, "spool file is damaged, comparing with the database");
+                return self.cut(&file);
             }
         }
         if record.txid == self.position.txid.0 && record.commit == self.position.commit {
@@ -164,21 +167,41 @@ impl Capture {
         Ok(())
     }
 
-    /// Brings the ledger from before a spool file to after it.
-    fn replay(&mut self, file: &SpoolFile) -> Result<()> {
+    /// Goes on from before a damaged file: what is captured next takes its id and holds what was in it.
+    fn cut(&mut self, damaged: &SpoolFile) -> Result<()> {
+        let snapshot = damaged.level == Level::SNAPSHOT;
+        let good = if snapshot { damaged.txids.max().prev() } else { damaged.txids.min().prev() };
+        self.spool().discard_after(good)?;
+        if self.ledger.durable() > good {
+            self.ledger.reset()?;
+        }
+        self.position.txid = good;
+        self.position.due = Some(RebaseReason::SpoolDamaged);
+        self.snapshot_due = snapshot;
+        Ok(())
+    }
+
+    /// Reads a spool file whole; unless the ledger covers it, brings the ledger from before it to after it.
+    fn replay(&mut self, file: &SpoolFile, covered: bool) -> Result<()> {
         let wrong = |e: &dyn std::fmt::Display| Error::new(ErrorKind::Corrupt, format!("spool file {}: {e}", file.txids));
         let reader = self.spool().read(file)?;
         let mut decoder = Decoder::new(reader).map_err(|e| wrong(&e))?;
         let header = *decoder.header();
-        if Some(header.page_size) != self.ledger.page_size() || header.txids != file.txids {
+        let known_size = covered || Some(header.page_size) == self.ledger.page_size();
+        if !known_size || header.txids != file.txids {
             return Err(wrong(&"not what its name says"));
         }
         let mut page = vec![0; header.page_size.len()];
         let mut checksums = Vec::new();
         while let Some(pgno) = decoder.next_page(&mut page).map_err(|e| wrong(&e))? {
-            checksums.push((pgno, page_checksum(pgno, &page)));
+            if !covered {
+                checksums.push((pgno, page_checksum(pgno, &page)));
+            }
         }
         decoder.finish().map_err(|e| wrong(&e))?;
+        if covered {
+            return Ok(());
+        }
         self.ledger.set_pages(header.commit);
         for (pgno, checksum) in checksums {
             self.ledger.set(pgno, checksum);

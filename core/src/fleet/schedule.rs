@@ -257,15 +257,15 @@ impl Member {
         let paused = self.shared.is_paused();
         if !paused && pending >= limit {
             work.capture(self.env.blocking, |capture| capture.pause()).await;
-            self.shared.set_paused(true);
             let error = Error::new(ErrorKind::Unavailable, format!("spool is full bytes={pending} limit={limit}"))
                 .with_hint("capture pauses until the store takes what waits; then the database is compared and nothing is lost");
             tracing::error!(db = %self.shared.path().display(), %error, "capture pauses");
             self.shared.failed(&error, Duration::ZERO);
+            self.shared.set_paused(Some(error));
             self.shared.set_dirty(true);
             self.shared.set_state(State::Stalled);
         } else if paused && pending <= limit / 2 {
-            self.shared.set_paused(false);
+            self.shared.set_paused(None);
         }
         self.shared.is_paused()
     }

@@ -36,8 +36,8 @@ struct Inner {
     status: SyncStatus,
     /// It is known how the local chain and the one of the store go together.
     reconciled: bool,
-    /// Capture pauses because the spool is full.
-    paused: bool,
+    /// Why capture pauses, if it does: the spool is full.
+    paused: Option<Error>,
     /// The last capture before the end has been made.
     drained: bool,
     /// Commits are known that are not captured.
@@ -120,7 +120,7 @@ impl Shared {
         let inner = Inner {
             status,
             reconciled: false,
-            paused: false,
+            paused: None,
             drained: false,
             dirty: true,
             requested: 0,
@@ -173,7 +173,9 @@ impl Shared {
     fn status_of(inner: &Inner) -> SyncStatus {
         let status = &inner.status;
         let arrived = !status.local_txid.is_zero() && status.local_txid == status.remote_txid;
-        SyncStatus { in_sync: arrived && !inner.dirty, ..status.clone() }
+        // That nothing is captured weighs more than why the store is not reached.
+        let last_error = inner.paused.clone().or_else(|| status.last_error.clone());
+        SyncStatus { in_sync: arrived && !inner.dirty, last_error, ..status.clone() }
     }
 
     fn update(&self, change: impl FnOnce(&mut Inner)) {
@@ -294,14 +296,14 @@ impl Shared {
         lock(&self.inner).reconciled
     }
 
-    /// Notes whether capture pauses because the spool is full.
-    pub(crate) fn set_paused(&self, paused: bool) {
+    /// Notes why capture pauses, or that it goes on.
+    pub(crate) fn set_paused(&self, paused: Option<Error>) {
         self.update(|inner| inner.paused = paused);
     }
 
-    /// Whether it does.
+    /// Whether capture pauses.
     pub(crate) fn is_paused(&self) -> bool {
-        lock(&self.inner).paused
+        lock(&self.inner).paused.is_some()
     }
 
     /// Notes that the last capture before the end has been made.

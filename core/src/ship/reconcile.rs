@@ -74,7 +74,13 @@ pub(crate) fn reconcile(local: &LocalChain, remote: &RemoteChain) -> Result<Reco
         }
     }
     if reached < local.newest {
-        return start_over(RebaseReason::RemoteBehind, remote.newest.is_zero());
+        let acknowledged = local.shipped.map_or(Txid::ZERO, |shipped| shipped.txid());
+        if remote.newest >= acknowledged {
+            // What is missing never arrived: its ids are free.
+            let (after, reason) = (remote.newest, RebaseReason::SpoolDamaged);
+            return Ok(Reconciled::StartOver { after, reason, snapshot: false });
+        }
+        return start_over(RebaseReason::RemoteBehind, true);
     }
     if let Some(shipped) = &local.shipped
         && shipped.txid() <= remote.newest
@@ -141,8 +147,13 @@ mod tests {
 
     #[test]
     fn a_replica_that_lost_its_end_gets_a_new_image_with_a_new_id() {
-        assert_eq!(start_over(&local(7, &[range(7, 7)]), &remote(5, 100)), (7, RebaseReason::RemoteBehind, false));
+        assert_eq!(start_over(&local(7, &[]), &remote(4, 100)), (7, RebaseReason::RemoteBehind, true));
         assert_eq!(start_over(&local(7, &[]), &RemoteChain::default()), (7, RebaseReason::RemoteBehind, true));
+    }
+
+    #[test]
+    fn what_was_lost_before_it_arrived_leaves_no_gap() {
+        assert_eq!(start_over(&local(7, &[range(7, 7)]), &remote(5, 100)), (5, RebaseReason::SpoolDamaged, false));
     }
 
     #[test]
