@@ -23,6 +23,8 @@ mod failure;
 #[cfg(target_os = "linux")]
 mod fork;
 #[cfg(target_os = "linux")]
+mod inodes;
+#[cfg(target_os = "linux")]
 mod oslock;
 #[cfg(target_os = "linux")]
 mod pinned;
