@@ -249,7 +249,8 @@ mod tests {
         assert_eq!(pragma("mmap_size"), 0);
         assert_eq!(pragma("synchronous"), 1);
         assert!(!engine.db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA).unwrap());
-        assert!(!engine.db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION).unwrap());
+        let refused = engine.execute_batch("SELECT load_extension('none')").unwrap_err().to_string();
+        assert!(refused.contains("not authorized"), "{refused}");
         assert_eq!(journal_mode(&engine).unwrap(), "wal");
     }
 
