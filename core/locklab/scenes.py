@@ -426,6 +426,32 @@ def i6_pinned_file_keeps_no_lock(folder):
     all_there(db, "host")
 
 
+@scene
+def every_call_without_host(folder):
+    """All the engine does, with no other SQLite in this process: also run under a tracer."""
+    lab = Lab()
+    db = make(folder, "WAL")
+    lab.probe(folder, db)
+    first, second = lab.open(db), lab.open_plain(db)
+    first.begin_read()
+    second.exec("INSERT INTO t VALUES ('engine')")
+    lab.touch(db)
+    lab.touch(shm(db))
+    equal(second.checkpoint(TRUNCATE)[0], 1)
+    first.rollback()
+    for mode in CHECKPOINTS.values():
+        equal(second.checkpoint(mode)[0], 0)
+    first.begin_write()
+    first.rollback()
+    second.close()
+    first.close()
+    lab.check(db)
+    lab.replace_check(db)
+    lab.sweep()
+    equal(lab.pool(), (0, 0, 0))
+    all_there(db, "engine")
+
+
 if __name__ == "__main__":
     import scenes_process  # noqa: F401  adds the scenes about descriptors, forks and replaced files
     import scenes

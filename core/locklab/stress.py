@@ -68,7 +68,7 @@ def write_until(db, log, writer, end, reopen, failed):
     """Appends until the time is over; any failure but a busy database ends it and is reported."""
     rng = random.Random(writer)
     count = 0
-    with open(log, "w", encoding="ascii", buffering=1) as acknowledged:
+    with open(log, "a", encoding="ascii", buffering=1) as acknowledged:
         try:
             while time.monotonic() < end and not failed.is_set():
                 connection = connect(db)
@@ -212,7 +212,7 @@ def verdict(db, log, report):
         if entries != {(n, w) for n, w in writers.items() if w != "root"}:
             problems.append("the index and the chain differ")
         counter = connection.execute("SELECT n FROM counter").fetchone()[0]
-        if counter != report["increments"]:
+        if report is not None and counter != report["increments"]:
             problems.append(f"the engine committed {report['increments']} times, the counter says {counter}")
     except sqlite3.DatabaseError as error:
         return [*problems, str(error)], 0
@@ -228,12 +228,54 @@ def verdict(db, log, report):
     return problems, len(acknowledged)
 
 
-def run(folder, seconds, reopen, isolate=True):
-    """Runs the load and returns problems and what was done."""
+def prepare(folder):
     db, log = str(folder / "app.db"), str(folder / "log")
     connection = sqlite3.connect(db)
     connection.executescript(SCHEMA)
     connection.close()
+    return db, log
+
+
+def kill_rounds(folder, rounds, reopen):
+    """Kills host and engine at a random moment, several times, while the other process goes on."""
+    db, log = prepare(folder)
+    rng = random.Random("kill")
+    command = [sys.executable, __file__]
+    writer = subprocess.Popen([*command, "writer", db, log, "3600", str(reopen)])
+    try:
+        for _ in range(rounds):
+            started = subprocess.Popen(
+                [*command, "host", db, log, "3600", str(reopen), "1"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+            )
+            wait_for_growth(f"{log}.host0", started)
+            # Not a wait for anything: the moment of the kill is what varies.
+            time.sleep(rng.random() * 1.5)
+            if started.poll() is not None:
+                return [f"host ended by itself: {started.stderr.read().decode()}"], 0
+            started.kill()
+            started.wait()
+        wait_for_growth(f"{log}.other", writer)
+    finally:
+        writer.kill()
+        writer.wait()
+    return verdict(db, log, None)
+
+
+def wait_for_growth(log, process, seconds=30):
+    path = pathlib.Path(log)
+
+    def size():
+        return path.stat().st_size if path.exists() else 0
+
+    before, end = size(), time.monotonic() + seconds
+    while size() == before and process.poll() is None:
+        assert time.monotonic() < end, f"no commit within {seconds} s"
+        time.sleep(0.02)
+
+
+def run(folder, seconds, reopen, isolate=True):
+    """Runs the load and returns problems and what was done."""
+    db, log = prepare(folder)
     arguments = [db, log, str(seconds), str(reopen)]
     command = [sys.executable, "-X", "faulthandler", __file__]
     writer = subprocess.Popen([*command, "writer", *arguments], stdout=subprocess.PIPE, text=True)

@@ -5,6 +5,7 @@ Needs the library: `cargo build -p replicate-locklab`, or its path in `REPLICATE
 
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -47,6 +48,53 @@ def test_private_copy_exports_no_sqlite():
     assert [name for name in names if name.startswith("sqlite3") or "replicate_fcntl" in name] == []
 
 
+def trace(name, folder):
+    """The system calls of a scene's main thread that concern locks, as lines with the paths of descriptors."""
+    log = folder / "trace"
+    calls = "trace=close,fcntl,ftruncate,dup2,dup3"
+    command = ["strace", "-y", "-e", calls, "-o", log, sys.executable, HERE / "scenes.py", name, folder]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=HERE, check=False)
+    assert done.returncode == 0, done.stderr
+    return [line for line in log.read_text().splitlines() if re.search(r"<[^>]*app\.db(-shm)?>", line)]
+
+
+def can_trace():
+    if not shutil.which("strace"):
+        return False
+    return subprocess.run(["strace", "-o", "/dev/null", "true"], capture_output=True, check=False).returncode == 0
+
+
+needs_tracer = pytest.mark.skipif(not can_trace(), reason="no tracer, or not permitted")
+
+
+@needs_tracer
+def test_trace_engine_closes_only_under_the_whole_lock(tmp_path):
+    lines = trace("every_call_without_host", tmp_path)
+    classic = [line for line in lines if re.search(r"F_(SETLK|SETLKW|GETLK)\b", line)]
+    assert classic == [], "the engine set a lock of the process"
+    owners, closes = {}, 0
+    for line in lines:
+        number, path = re.match(r"\w+\((\d+)<([^>]*)>", line).groups()
+        if "F_OFD_SETLK" in line and "F_WRLCK" in line and "l_start=0, l_len=0" in line and line.endswith("= 0"):
+            owners[path] = number
+        elif "F_OFD_SETLK" in line and "F_UNLCK" in line and "l_start=0, l_len=0" in line:
+            owners.pop(path, None)
+        elif line.startswith("close("):
+            closes += 1
+            assert path in owners, f"closed without the lock: {line}"
+            if owners[path] == number:
+                del owners[path]
+    assert owners == {}, "the owner is closed last"
+    assert closes > 4, "the trace shows closes at all"
+
+
+@needs_tracer
+def test_trace_attaching_never_cuts_the_index(tmp_path):
+    cuts = [line for line in trace("d2_attach_keeps_index", tmp_path) if line.startswith("ftruncate(") and "-shm>" in line]
+    # The host's own first open; one more would be the engine's, under the host's mapping.
+    assert len([line for line in cuts if ", 3)" in line]) == 1, cuts
+
+
 SECONDS = float(os.environ.get("REPLICATE_STRESS_SECS", "15"))
 
 
@@ -64,3 +112,9 @@ def test_negative_stress_without_isolation_fails(reopen, tmp_path):
     problems, report = stress.run(tmp_path, 15, reopen, isolate=False)
     assert problems != [], f"the harness is blind: {report}"
     print(problems[:5])
+
+
+def test_killing_host_and_engine_loses_nothing(tmp_path):
+    problems, acknowledged = stress.kill_rounds(tmp_path, 6, 5)
+    assert problems == []
+    assert acknowledged > 100

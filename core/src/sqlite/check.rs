@@ -72,3 +72,57 @@ fn immutable_uri(path: &Path) -> String {
     uri.push_str("?immutable=1");
     uri
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn database(folder: &Path) -> std::path::PathBuf {
+        let path = folder.join("a#b?c%41 d.db");
+        let connection = Connection::open(&path).unwrap();
+        connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(())).unwrap();
+        connection
+            .execute_batch(
+                "CREATE TABLE t(a); CREATE INDEX i ON t(a);
+                 INSERT INTO t WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 100)
+                 SELECT hex(randomblob(500)) FROM n;",
+            )
+            .unwrap();
+        path
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "a file of the test")]
+    fn overwrite(path: &Path, offset: usize, with: u8) {
+        let mut bytes = std::fs::read(path).unwrap();
+        bytes[offset..offset + 200].fill(with);
+        std::fs::write(path, bytes).unwrap();
+    }
+
+    #[test]
+    fn a_sound_database_passes_and_nothing_appears_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = database(folder.path());
+        check_database(&path, Check::Quick).unwrap();
+        check_database(&path, Check::Full).unwrap();
+        let names: Vec<_> = folder.path().read_dir().unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(names, [path]);
+    }
+
+    #[test]
+    fn damage_is_corrupt_wherever_it_lies() {
+        for offset in [0, 4096, 4096 * 5] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = database(folder.path());
+            overwrite(&path, offset, 0xFF);
+            let error = check_database(&path, Check::Quick).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+        }
+    }
+
+    #[test]
+    fn a_missing_database_is_not_damage() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = check_database(&folder.path().join("missing.db"), Check::Quick).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Database);
+    }
+}

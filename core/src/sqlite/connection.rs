@@ -224,3 +224,163 @@ pub fn checkpoint(connection: &Connection, mode: CheckpointMode) -> Result<Check
         _ => Err(Error::new(ErrorKind::Unsupported, "the database has no write-ahead log to checkpoint")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Duration = Duration::ZERO;
+
+    struct Scene {
+        folder: tempfile::TempDir,
+        app: Connection,
+    }
+
+    impl Scene {
+        /// A database in this mode, without any table, and the application's connection to it.
+        fn new(mode: &str) -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let app = Connection::open(folder.path().join("app.db")).unwrap();
+            app.busy_timeout(NOW).unwrap();
+            app.query_row(&format!("PRAGMA journal_mode = {mode}"), [], |_| Ok(())).unwrap();
+            app.execute_batch("PRAGMA user_version = 1").unwrap();
+            Self { folder, app }
+        }
+
+        fn open(&self) -> Connection {
+            open_connection(&self.folder.path().join("app.db"), NOW).unwrap()
+        }
+
+        fn truncate(&self) -> Checkpoint {
+            checkpoint(&self.app, CheckpointMode::Truncate).unwrap()
+        }
+    }
+
+    fn kind<T: std::fmt::Debug>(result: Result<T>) -> ErrorKind {
+        result.unwrap_err().kind()
+    }
+
+    #[test]
+    fn settings_are_those_of_the_engine() {
+        let scene = Scene::new("WAL");
+        let engine = scene.open();
+        let pragma = |name: &str| engine.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i64>(0)).unwrap();
+        assert_eq!(pragma("wal_autocheckpoint"), 0);
+        assert_eq!(pragma("mmap_size"), 0);
+        assert_eq!(pragma("synchronous"), 1);
+        assert!(!engine.db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA).unwrap());
+        let refused = engine.execute_batch("SELECT load_extension('none')").unwrap_err().to_string();
+        assert!(refused.contains("not authorized"), "{refused}");
+        assert_eq!(journal_mode(&engine).unwrap(), "wal");
+    }
+
+    #[test]
+    fn a_read_of_an_empty_schema_pins_the_log() {
+        let scene = Scene::new("WAL");
+        let engine = scene.open();
+        engine.execute_batch("BEGIN").unwrap();
+        assert!(!scene.truncate().busy, "a bare BEGIN holds nothing");
+        rollback(&engine).unwrap();
+        scene.app.execute_batch("PRAGMA user_version = 2").unwrap();
+        begin_read(&engine).unwrap();
+        scene.app.execute_batch("PRAGMA user_version = 3").unwrap();
+        assert!(scene.truncate().busy);
+        end_read(&engine).unwrap();
+        assert!(!scene.truncate().busy);
+    }
+
+    #[test]
+    fn a_refused_read_leaves_no_transaction_open() {
+        let scene = Scene::new("DELETE");
+        let engine = scene.open();
+        scene.app.execute_batch("BEGIN EXCLUSIVE").unwrap();
+        assert_eq!(kind(begin_read(&engine)), ErrorKind::Busy);
+        assert!(engine.is_autocommit());
+        rollback(&engine).unwrap();
+    }
+
+    #[test]
+    fn a_write_transaction_keeps_others_out_until_rollback() {
+        let scene = Scene::new("WAL");
+        let engine = scene.open();
+        begin_write(&engine).unwrap();
+        assert!(scene.app.execute_batch("PRAGMA user_version = 2").is_err());
+        rollback(&engine).unwrap();
+        scene.app.execute_batch("BEGIN IMMEDIATE").unwrap();
+        assert_eq!(kind(begin_write(&engine)), ErrorKind::Busy);
+    }
+
+    #[test]
+    fn a_checkpoint_counts_frames_and_tells_who_is_in_the_way() {
+        let scene = Scene::new("WAL");
+        let engine = scene.open();
+        begin_read(&engine).unwrap();
+        scene.app.execute_batch("PRAGMA user_version = 2; PRAGMA user_version = 3").unwrap();
+        let partly = checkpoint_passive(&scene.app).unwrap();
+        assert!(partly.copied < partly.log, "{partly:?}");
+        assert!(checkpoint(&scene.app, CheckpointMode::Restart).unwrap().busy);
+        end_read(&engine).unwrap();
+        let all = checkpoint_passive(&engine).unwrap();
+        assert_eq!(all, Checkpoint { busy: false, log: partly.log, copied: partly.log });
+        scene.app.execute_batch("BEGIN IMMEDIATE").unwrap();
+        assert!(checkpoint(&engine, CheckpointMode::Full).unwrap().busy);
+    }
+
+    #[test]
+    fn without_a_log_there_is_nothing_to_checkpoint() {
+        let scene = Scene::new("DELETE");
+        assert_eq!(kind(checkpoint_passive(&scene.open())), ErrorKind::Unsupported);
+    }
+
+    #[test]
+    fn switching_to_the_log_waits_for_nobody() {
+        let scene = Scene::new("DELETE");
+        let engine = scene.open();
+        scene.app.execute_batch("BEGIN; SELECT * FROM sqlite_schema").unwrap();
+        assert_eq!(kind(switch_to_wal(&engine)), ErrorKind::Busy);
+        scene.app.execute_batch("COMMIT").unwrap();
+        switch_to_wal(&engine).unwrap();
+        assert_eq!(journal_mode(&engine).unwrap(), "wal");
+        switch_to_wal(&engine).unwrap();
+    }
+
+    #[test]
+    fn closing_leaves_the_log_as_it_is() {
+        let scene = Scene::new("WAL");
+        let engine = scene.open();
+        begin_read(&engine).unwrap();
+        end_read(&engine).unwrap();
+        let log = scene.folder.path().join("app.db-wal");
+        let before = super::super::FileId::of_path(&log).unwrap();
+        let Scene { folder, app } = scene;
+        drop(app);
+        drop(engine);
+        assert_eq!(super::super::FileId::of_path(&log).unwrap(), before);
+        let names = folder.path().read_dir().unwrap().count();
+        assert_eq!(names, 3, "database, log and index");
+    }
+
+    #[test]
+    fn what_cannot_be_opened_says_why() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = |name: &str| open_connection(&folder.path().join(name), NOW);
+        assert_eq!(kind(open("missing.db")), ErrorKind::Database);
+        assert!(folder.path().read_dir().unwrap().next().is_none(), "nothing was created");
+        for name in ["app.db-wal", "app.db-shm", "app.db-journal"] {
+            assert_eq!(kind(open(name)), ErrorKind::Config, "{name}");
+        }
+        write(&folder.path().join("noise.db"));
+        assert_eq!(kind(open("noise.db")), ErrorKind::Database);
+        assert_eq!(kind(open(".")), ErrorKind::Database);
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "a file of the test")]
+    fn write(path: &Path) {
+        std::fs::write(path, [b'x'; 4096]).unwrap();
+    }
+
+    #[test]
+    fn a_name_that_looks_like_a_uri_is_a_name() {
+        assert!(plain(Path::new("file:app.db?mode=memory")).unwrap().is_absolute());
+    }
+}

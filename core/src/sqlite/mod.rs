@@ -25,6 +25,8 @@ mod signals;
 #[cfg(target_os = "linux")]
 mod fork;
 #[cfg(target_os = "linux")]
+mod inodes;
+#[cfg(target_os = "linux")]
 mod oslock;
 #[cfg(target_os = "linux")]
 mod pinned;

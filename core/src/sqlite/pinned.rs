@@ -8,7 +8,8 @@ use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::pool::{self, Borrower};
+use super::inodes::Borrower;
+use super::pool;
 use super::sys::{self, Errno};
 use crate::{Error, ErrorKind, Result};
 
@@ -137,4 +138,122 @@ pub(super) fn c_path(path: &Path) -> io::Result<CString> {
 pub(super) fn closed_externally() -> Error {
     Error::new(ErrorKind::Unsupported, "something in this process closed the file descriptors of the replication")
         .with_hint("start replication after the program has become a daemon or closed inherited descriptors")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::inodes::Which;
+    use super::super::sys::{Lock, Owner};
+    use super::*;
+
+    /// Where SQLite never locks.
+    const BYTE: sys::Range = (0x4000_0000 + 4096, 1);
+
+    /// A file with a classic lock of this process, as the host's SQLite holds, and a descriptor to look at it. Both
+    /// stay open: closing them would drop the lock.
+    struct Host {
+        path: std::path::PathBuf,
+        locker: RawFd,
+        looker: RawFd,
+        _folder: tempfile::TempDir,
+    }
+
+    impl Host {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("app.db");
+            let open = || sys::open(&c_path(&path).unwrap(), libc::O_RDWR | libc::O_CREAT, 0o600).unwrap();
+            let (locker, looker) = (open(), open());
+            sys::set_len(locker, 100).unwrap();
+            assert!(sys::set_lock(locker, Owner::Process, Lock::Write, BYTE).unwrap());
+            Self { path, locker, looker, _folder: folder }
+        }
+
+        fn holds(&self) -> bool {
+            sys::is_locked_for(self.looker, Lock::Write, BYTE).unwrap()
+        }
+
+        fn let_go(&self) {
+            assert!(sys::set_lock(self.locker, Owner::Process, Lock::None, BYTE).unwrap());
+        }
+    }
+
+    #[test]
+    fn reading_and_dropping_keeps_the_locks_of_the_host() {
+        let host = Host::new();
+        for _ in 0..3 {
+            let file = PinnedFile::open(&host.path).unwrap();
+            let mut bytes = [1; 200];
+            assert_eq!(file.read_at(60, &mut bytes).unwrap(), 40);
+            assert_eq!(file.len().unwrap(), 100);
+            drop(file);
+            assert!(host.holds());
+        }
+        // The control: a plain open and close of the same file is noticed.
+        sys::close(sys::open(&c_path(&host.path).unwrap(), libc::O_RDONLY, 0).unwrap());
+        assert!(!host.holds());
+    }
+
+    #[test]
+    fn a_descriptor_given_back_is_lent_again() {
+        let host = Host::new();
+        let first = PinnedFile::open(&host.path).unwrap();
+        let number = first.fd;
+        drop(first);
+        let again = PinnedFile::open(&host.path).unwrap();
+        let beside = PinnedFile::open(&host.path).unwrap();
+        assert_eq!(again.fd, number);
+        assert_ne!(beside.fd, number);
+        assert_eq!(FileId::of_path(&host.path).unwrap(), Some(again.identity()));
+    }
+
+    #[test]
+    fn a_sweep_closes_only_what_nobody_has_locked() {
+        let host = Host::new();
+        let file = PinnedFile::open(&host.path).unwrap();
+        let (number, id) = (file.fd, file.identity());
+        pool::sweep(Which::Only(id));
+        assert!(sys::is(number, id), "in use");
+        drop(file);
+        pool::sweep(Which::Only(id));
+        assert!(sys::is(number, id) && host.holds(), "locked by the host");
+        host.let_go();
+        pool::sweep(Which::Only(id));
+        assert!(!sys::is(number, id), "free");
+    }
+
+    #[test]
+    fn what_is_no_file_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(PinnedFile::open(folder.path()).unwrap_err().kind(), ErrorKind::Disk);
+        assert_eq!(PinnedFile::open(Path::new("/dev/null")).unwrap_err().kind(), ErrorKind::Disk);
+        let missing = folder.path().join("missing");
+        assert_eq!(PinnedFile::open(&missing).unwrap_err().kind(), ErrorKind::Disk);
+        assert_eq!(FileId::of_path(&missing).unwrap(), None);
+    }
+
+    #[test]
+    fn a_replaced_file_has_another_identity() {
+        let (old, new) = (Host::new(), Host::new());
+        let file = PinnedFile::open(&old.path).unwrap();
+        rustix::fs::rename(&new.path, &old.path).unwrap();
+        assert_ne!(FileId::of_path(&old.path).unwrap(), Some(file.identity()));
+        assert_ne!(PinnedFile::open(&old.path).unwrap().identity(), file.identity());
+    }
+
+    #[test]
+    fn a_locked_database_must_not_be_replaced() {
+        let host = Host::new();
+        let check = || super::super::guarded_replace_check(&host.path).map_err(|e| e.kind());
+        assert_eq!(check(), Err(ErrorKind::Busy));
+        assert!(host.holds());
+        host.let_go();
+        let reader = PinnedFile::open(&host.path).unwrap();
+        assert_eq!(check(), Err(ErrorKind::Busy));
+        drop(reader);
+        let guard = super::super::guard_for_replace(&host.path).unwrap();
+        assert!(!sys::set_lock(host.locker, Owner::Process, Lock::Read, BYTE).unwrap(), "kept out meanwhile");
+        drop(guard);
+        assert!(sys::set_lock(host.locker, Owner::Process, Lock::Read, BYTE).unwrap());
+    }
 }

@@ -230,3 +230,52 @@ impl Drop for Mapping {
         unsafe { libc::munmap(self.0, PAGE) };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder_with_db() -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let db = folder.path().join("app.db");
+        sys::close(sys::open(&c_path(&db).unwrap(), libc::O_CREAT | libc::O_RDWR, 0o600).unwrap());
+        (folder, db)
+    }
+
+    #[test]
+    fn a_local_disk_passes_and_stays_clean() {
+        let (folder, db) = folder_with_db();
+        probe(folder.path(), &db).unwrap();
+        let names: Vec<_> = folder.path().read_dir().unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, ["app.db"]);
+    }
+
+    #[test]
+    fn the_state_folder_must_be_on_the_file_system_of_the_database() {
+        let (_folder, db) = folder_with_db();
+        let memory = Path::new("/dev/shm");
+        let dev = |path: &Path| super::super::FileId::of_path(path).unwrap().map(|id| id.dev);
+        // Not every machine has a second file system to write to.
+        if memory.is_dir() && dev(memory) != dev(&db) {
+            let error = probe(memory, &db).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported);
+            assert!(error.message().contains("another file system"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_missing_database_is_named() {
+        let (folder, _) = folder_with_db();
+        let error = probe(folder.path(), &folder.path().join("missing.db")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Disk);
+        assert!(error.message().contains("missing.db"), "{error}");
+    }
+
+    #[test]
+    fn refused_locks_name_the_step_and_the_way_out() {
+        let error = locking_unsupported("descriptions_conflict", Path::new("app.db"));
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.message().contains("step=descriptions_conflict"));
+        assert!(error.hint().is_some_and(|hint| hint.contains("`replicate` command")));
+    }
+}

@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::inodes::Which;
 use super::pinned::PinnedFile;
 use super::sys::Errno;
 use super::{FileId, pool};
@@ -23,7 +24,7 @@ impl Drop for ReplaceGuard {
             pool::unlock_whole(file.identity());
         }
         let ids: Vec<FileId> = self.locked.drain(..).map(|file| file.identity()).collect();
-        ids.into_iter().for_each(|id| pool::sweep(pool::Which::Only(id)));
+        ids.into_iter().for_each(|id| pool::sweep(Which::Only(id)));
     }
 }
 
