@@ -239,6 +239,7 @@ async fn ranges_are_cut_at_the_end(store: SharedBlobStore) {
         (1000..1000, 0..0),
         (5..5, 0..0),
         (1500..1600, 0..0),
+        (u64::MAX - 1..u64::MAX, 0..0),
     ] {
         let got = store.get(&key("a"), Some(range.clone())).await.expect("get");
         assert_eq!(got, bytes.slice(expected), "{range:?}");

@@ -65,10 +65,10 @@ impl Doing<'_> {
     pub(super) fn refused(&self, status: u16, code: Option<&str>) -> BlobError {
         let (kind, hint) = match (status, code.unwrap_or("")) {
             (_, "NoSuchBucket") => (ErrorKind::Config, Some("create the bucket or correct its name")),
-            (_, "NoSuchKey") | (404, _) if self.key.is_some() => {
+            // A 404 of another code says that something else is missing, and that is no answer about the object.
+            (_, "NoSuchKey") | (404, "" | "NotFound") if self.key.is_some() => {
                 return BlobError::NotFound { key: self.key.unwrap_or_default().to_owned() };
             }
-            (404, _) => (ErrorKind::Config, Some("check bucket, endpoint and path style")),
             (_, "RequestTimeTooSkewed") => (ErrorKind::Denied, Some(CLOCK)),
             (_, "AccessDenied") => (ErrorKind::Denied, Some(POLICY)),
             (_, "ExpiredToken" | "TokenRefreshRequired") => (ErrorKind::Denied, Some("the session token has expired")),
@@ -175,6 +175,8 @@ mod tests {
     fn a_missing_object_is_not_found_but_a_missing_bucket_is_a_mistake() {
         let doing = Doing { what: "get", bucket: "bkt", key: Some("a") };
         assert!(matches!(doing.refused(404, None), BlobError::NotFound { .. }));
+        assert!(matches!(doing.refused(404, Some("NotFound")), BlobError::NotFound { .. }));
+        assert!(matches!(doing.refused(404, Some("Other")), BlobError::Other(e) if e.kind() == ErrorKind::Config));
         assert!(matches!(doing.refused(404, Some("NoSuchKey")), BlobError::NotFound { .. }));
         assert!(
             matches!(doing.refused(404, Some("NoSuchBucket")), BlobError::Other(e) if e.kind() == ErrorKind::Config)

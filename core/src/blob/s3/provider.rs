@@ -107,7 +107,6 @@ fn batch_deletion(request: &aws_sdk_s3::config::http::HttpRequest) -> Option<&[u
 #[derive(Debug)]
 pub(super) struct Ways(pub(super) &'static Provider);
 
-// Without the hint only hooks found by the attribute of the SDK's own crates are called; it asks for all.
 impl Intercept for Ways {
     fn name(&self) -> &'static str {
         "provider"
@@ -149,5 +148,33 @@ mod tests {
         }
         assert!(!Provider::of(None).path_style);
         assert!(!Provider::of(Some("https://t3.storage.dev")).content_md5);
+    }
+
+    #[test]
+    fn batch_deletions_carry_the_md5_of_their_body() {
+        let request = |method: &str, uri: &str| {
+            let mut request =
+                aws_sdk_s3::config::http::HttpRequest::new(aws_sdk_s3::primitives::SdkBody::from("hello"));
+            request.set_method(method).expect("a method");
+            request.set_uri(uri).expect("a URI");
+            request.headers_mut().insert("x-amz-checksum-crc32", "AAAA");
+            request
+        };
+        let other = Provider::of(Some("http://127.0.0.1:9000"));
+        let mut deletion = request("POST", "http://127.0.0.1:9000/bkt/?delete");
+        other.change(&mut deletion);
+        assert_eq!(deletion.headers().get("content-md5"), Some("XUFAKrxLKna5cZ2REBfFkg=="));
+        assert_eq!(deletion.headers().get("x-amz-checksum-crc32"), None);
+        for (provider, method, uri) in [
+            (other, "PUT", "http://127.0.0.1:9000/bkt/delete"),
+            (other, "POST", "http://127.0.0.1:9000/bkt/a?uploads"),
+            (Provider::of(Some("https://t3.storage.dev")), "POST", "https://t3.storage.dev/bkt?delete"),
+            (Provider::of(None), "POST", "https://bkt.s3.amazonaws.com/?delete"),
+        ] {
+            let mut request = request(method, uri);
+            provider.change(&mut request);
+            assert_eq!(request.headers().get("content-md5"), None, "{uri}");
+            assert_eq!(request.headers().get("x-amz-checksum-crc32"), Some("AAAA"), "{uri}");
+        }
     }
 }

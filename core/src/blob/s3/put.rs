@@ -11,7 +11,7 @@ use super::client::patience;
 use super::{S3Store, failure, stamp};
 use crate::blob::{BlobError, BlobResult, BlobStore, Body, ObjectKey, ObjectMeta, PutMode, PutOptions, read_exact};
 use crate::clock::Timestamp;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 
 /// From this length on a body goes in parts, none of them smaller (but the last).
 const PART: u64 = 8 << 20;
@@ -171,27 +171,23 @@ impl S3Store {
             Err(error) => error,
         };
         let gone = error.as_service_error().and_then(|e| e.meta().code()) == Some("NoSuchUpload");
-        if gone || (conditional && is_taken(&error)) {
-            // Repeated after a lost answer, a completion meets its own work.
-            if let Ok(there) = self.head(key).await
-                && gone
-                && there.size == len
-                && there.created == Some(created)
-            {
-                return Ok(there.etag);
-            }
+        // Repeated after a lost answer, a completion meets its own work.
+        if gone
+            && let Ok(there) = self.head(key).await
+            && there.size == len
+            && there.created == Some(created)
+        {
+            return Ok(there.etag);
         }
         if conditional && is_taken(&error) {
             return Err(BlobError::AlreadyExists { key: key.to_string() });
         }
-        // Not as a missing object: it is the upload that is missing.
-        match self.doing("complete upload", Some(key)).failed(error) {
-            BlobError::NotFound { .. } => {
-                let message = format!("complete upload: the store has lost it {}", self.doing("", Some(key)).place());
-                Err(Error::new(crate::error::ErrorKind::Unavailable, message).into())
-            }
-            other => Err(other),
+        if gone {
+            // Aborted by somebody's lifecycle rule; from the start it can succeed.
+            let message = format!("complete upload: the store has lost it {}", self.doing("", Some(key)).place());
+            return Err(Error::new(ErrorKind::Unavailable, message).into());
         }
+        Err(self.doing("complete upload", Some(key)).failed(error))
     }
 
     /// Whether the store decides [`PutMode::Create`] itself. Asked once: of two conditional writes of one

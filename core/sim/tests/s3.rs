@@ -1,0 +1,442 @@
+//! What the S3 store does when the service, the network or the credentials do not play along.
+
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use replicate::blob::{BlobError, BlobStore, BodySource, ObjectKey, PutMode, PutOptions, S3Store};
+use replicate::config::S3Location;
+use replicate::{Error, ErrorKind};
+use replicate_sim::loopback::{LoopbackS3, Refusal};
+use replicate_sim::servers::{ACCESS_KEY, SECRET_KEY, TlsFiles, VersityGw, free_port, location};
+
+struct Server {
+    s3: LoopbackS3,
+    _root: tempfile::TempDir,
+}
+
+fn server() -> Server {
+    let root = tempfile::tempdir().expect("a folder");
+    Server { s3: LoopbackS3::start(root.path(), ACCESS_KEY, SECRET_KEY).expect("a server"), _root: root }
+}
+
+fn store(location: S3Location) -> S3Store {
+    S3Store::new(location).expect("a store")
+}
+
+fn key(text: &str) -> ObjectKey {
+    ObjectKey::new(text).expect("a key")
+}
+
+fn options(mode: PutMode) -> PutOptions {
+    PutOptions { mode, created: replicate::clock::Timestamp(1_700_000_000_123) }
+}
+
+async fn put(store: &S3Store, name: &str, body: Vec<u8>, mode: PutMode) -> Result<(), BlobError> {
+    store.put(&key(name), Arc::new(Bytes::from(body)), options(mode)).await.map(drop)
+}
+
+fn error(result: Result<impl std::fmt::Debug, BlobError>) -> Error {
+    match result {
+        Err(BlobError::Other(error)) => error,
+        other => panic!("no error of the store: {other:?}"),
+    }
+}
+
+/// Waits until something holds that nobody announces.
+async fn until(what: &str, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn wrong_keys_are_denied_with_a_hint_and_no_secret() {
+    let (ours, real) = (server(), VersityGw::start());
+    for right in [ours.s3.location("bkt", "p"), real.location("bkt", "p")] {
+        for (access, secret) in [(ACCESS_KEY, "hush-wrong"), ("unknown", "hush-wrong")] {
+            let mut wrong = right.clone();
+            let keys = wrong.credentials.as_mut().expect("keys");
+            (keys.access_key, keys.secret_key) = (access.into(), secret.into());
+            let store = store(wrong);
+            // Asked with an unknown key, versitygw answers 404, which without a body cannot be told apart.
+            if access == ACCESS_KEY || right.endpoint == Some(ours.s3.endpoint()) {
+                assert_eq!(error(store.head(&key("a")).await).kind(), ErrorKind::Denied);
+            }
+            for error in [
+                error(put(&store, "a", b"x".to_vec(), PutMode::Create).await),
+                error(store.get(&key("a"), None).await),
+                error(store.list("", None).next().await.expect("an item")),
+                error(store.delete(&[key("a")]).await),
+            ] {
+                assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+                assert!(error.hint().is_some_and(|h| h.contains("key")), "{error}");
+                assert!(error.to_string().contains("status=40"), "{error}");
+                let shown = format!("{error:?} {store:?}");
+                assert!(!shown.contains("hush") && !shown.contains("Signature="), "{shown}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_missing_bucket_is_a_mistake_of_the_configuration() {
+    let (ours, real) = (server(), VersityGw::start());
+    for endpoint in [ours.s3.endpoint(), real.endpoint()] {
+        let store = store(location(&endpoint, "nobody", "p"));
+        for error in [
+            error(put(&store, "a", b"x".to_vec(), PutMode::Overwrite).await),
+            error(store.get(&key("a"), None).await),
+            error(store.list("", None).next().await.expect("an item")),
+            error(store.delete(&[key("a")]).await),
+        ] {
+            assert_eq!(error.kind(), ErrorKind::Config, "{error}");
+            assert!(error.to_string().contains("NoSuchBucket"), "{error}");
+            assert!(error.hint().is_some_and(|h| h.contains("bucket")), "{error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_killed_server_is_unavailable_and_back_after_its_restart() {
+    let mut server = VersityGw::start();
+    let store = store(server.location("bkt", "p"));
+    put(&store, "a", b"one".to_vec(), PutMode::Create).await.expect("put");
+    server.kill();
+    let started = Instant::now();
+    for error in [
+        error(put(&store, "b", b"two".to_vec(), PutMode::Create).await),
+        error(store.get(&key("a"), None).await),
+        error(store.list("", None).next().await.expect("an item")),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        assert!(error.to_string().contains("onnection"), "{error}");
+    }
+    assert!(started.elapsed() < Duration::from_secs(15), "only a few quick attempts");
+    server.restart();
+    put(&store, "b", b"two".to_vec(), PutMode::Create).await.expect("put");
+    assert_eq!(store.get(&key("a"), None).await.expect("get"), "one");
+    let head = store.head(&key("a")).await.expect("head");
+    assert_eq!(head.created, Some(replicate::clock::Timestamp(1_700_000_000_123)), "metadata survives");
+}
+
+#[tokio::test]
+async fn a_hiccup_is_overcome_and_an_outage_is_told() {
+    let server = server();
+    let store = store(server.s3.location("bkt", "p"));
+    server.s3.refuse(Refusal::SlowDown, Some("PutObject"), Some(2));
+    put(&store, "a", b"x".to_vec(), PutMode::Overwrite).await.expect("the third attempt");
+    assert_eq!(server.s3.requests("PutObject"), 3);
+    server.s3.refuse(Refusal::InternalError, Some("PutObject"), None);
+    for _ in 0..3 {
+        let error = error(put(&store, "a", b"x".to_vec(), PutMode::Overwrite).await);
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert!(error.to_string().contains("status=500 code=InternalError"), "{error}");
+    }
+    assert_eq!(server.s3.requests("PutObject"), 12, "every call has its attempts, however many failed before");
+    server.s3.clear_faults();
+    server.s3.refuse(Refusal::AccessDenied, None, None);
+    let error = error(store.get(&key("a"), None).await);
+    assert_eq!((error.kind(), server.s3.requests("GetObject")), (ErrorKind::Denied, 1), "a refusal is not repeated");
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_is_resumed_where_it_broke() {
+    let server = server();
+    let store = store(server.s3.location("bkt", "p"));
+    let body: Vec<u8> = (0..3_000_000_u32).map(|n| n.to_le_bytes()[usize::from(n % 3 == 0)]).collect();
+    put(&store, "a", body.clone(), PutMode::Overwrite).await.expect("put");
+    server.s3.cut_bodies(700_000, 2);
+    assert!(store.get(&key("a"), None).await.expect("get") == body);
+    assert_eq!(server.s3.requests("GetObject"), 3);
+    server.s3.cut_bodies(100_000, 1);
+    assert!(store.get(&key("a"), Some(1000..2_000_000)).await.expect("get") == body[1000..2_000_000]);
+    server.s3.cut_bodies(10, 100);
+    let error = error(store.get(&key("a"), None).await);
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+}
+
+#[tokio::test]
+async fn a_lost_answer_repeats_the_put() {
+    let server = server();
+    let store = store(server.s3.location("bkt", "p"));
+    assert!(store.probe_conditional_put().await.expect("probed"));
+    server.s3.lose_answers_of("PutObject", 1);
+    put(&store, "a", b"x".to_vec(), PutMode::Overwrite).await.expect("put");
+    server.s3.lose_answers_of("PutObject", 1);
+    let again = put(&store, "b", b"x".to_vec(), PutMode::Create).await;
+    assert!(matches!(again, Err(BlobError::AlreadyExists { .. })), "its own object, as documented: {again:?}");
+    assert_eq!(store.get(&key("b"), None).await.expect("get"), "x");
+}
+
+#[tokio::test]
+async fn a_long_body_goes_in_parts_and_a_lost_completion_is_recognised() {
+    let server = server();
+    let store = store(server.s3.location("bkt", "p"));
+    put(&store, "a", vec![1; 20 << 20], PutMode::Create).await.expect("put");
+    let counts = server.s3.request_counts();
+    let count = |name: &str| counts.get(name).copied().unwrap_or(0);
+    assert_eq!((count("CreateMultipartUpload"), count("UploadPart"), count("CompleteMultipartUpload")), (1, 3, 1));
+    server.s3.refuse(Refusal::SlowDown, Some("UploadPart"), Some(2));
+    put(&store, "b", vec![2; 20 << 20], PutMode::Create).await.expect("put");
+    server.s3.clear_faults();
+    server.s3.lose_answers_of("CompleteMultipartUpload", 1);
+    put(&store, "c", vec![3; 9 << 20], PutMode::Overwrite).await.expect("put");
+    assert_eq!(server.s3.requests("CompleteMultipartUpload"), 4);
+    assert!(store.get(&key("c"), None).await.expect("get") == vec![3; 9 << 20]);
+    assert!(store.get(&key("b"), None).await.expect("get") == vec![2; 20 << 20]);
+    assert_eq!(server.s3.open_uploads().expect("listed"), 0);
+}
+
+/// Gives every part but the last, for which it waits for ever or fails.
+#[derive(Debug)]
+struct Stuck {
+    fails: bool,
+}
+
+#[async_trait::async_trait]
+impl BodySource for Stuck {
+    fn len(&self) -> u64 {
+        20 << 20
+    }
+
+    async fn read(&self, range: std::ops::Range<u64>) -> Result<Bytes, Error> {
+        if range.end < BodySource::len(self) {
+            return Ok(vec![0; usize::try_from(range.end - range.start).expect("a part")].into());
+        }
+        if self.fails { Err(Error::internal("source")) } else { std::future::pending().await }
+    }
+}
+
+#[tokio::test]
+async fn an_upload_that_fails_or_is_dropped_is_aborted() {
+    let server = server();
+    let store = Arc::new(store(server.s3.location("bkt", "p")));
+    let failed = store.put(&key("a"), Arc::new(Stuck { fails: true }), options(PutMode::Create)).await;
+    assert_eq!(error(failed).kind(), ErrorKind::Internal);
+    assert_eq!((server.s3.requests("AbortMultipartUpload"), server.s3.open_uploads().expect("listed")), (1, 0));
+
+    let put = {
+        let store = Arc::clone(&store);
+        tokio::spawn(
+            async move { store.put(&key("a"), Arc::new(Stuck { fails: false }), options(PutMode::Create)).await },
+        )
+    };
+    until("two parts are there", || server.s3.requests("UploadPart") >= 2).await;
+    put.abort();
+    until("the upload is aborted", || server.s3.open_uploads().expect("listed") == 0).await;
+    assert_eq!(server.s3.requests("CompleteMultipartUpload"), 0);
+}
+
+#[tokio::test]
+async fn a_store_that_ignores_conditions_is_found_out_before_it_is_relied_on() {
+    let server = server();
+    server.s3.ignore_conditions();
+    let old = store(server.s3.location("bkt", "old"));
+    put(&old, "a", b"first".to_vec(), PutMode::Create).await.expect("put");
+    assert!(!old.caps().conditional_put);
+    let again = put(&old, "a", b"second".to_vec(), PutMode::Create).await;
+    assert!(matches!(again, Err(BlobError::AlreadyExists { .. })), "{again:?}");
+    assert_eq!(old.get(&key("a"), None).await.expect("get"), "first");
+
+    server.s3.clear_faults();
+    let puts = server.s3.requests("PutObject");
+    let new = store(server.s3.location("bkt", "new"));
+    put(&new, "a", b"first".to_vec(), PutMode::Create).await.expect("put");
+    put(&new, "b", b"first".to_vec(), PutMode::Create).await.expect("put");
+    assert!(new.caps().conditional_put);
+    assert_eq!(server.s3.requests("PutObject") - puts, 4, "probed once, by two writes");
+    let left: Vec<_> = new.list("", None).map(|item| item.expect("list").key.to_string()).collect().await;
+    assert_eq!(left, ["a", "b"]);
+    assert_eq!(server.s3.requests("DeleteObjects"), 2, "no scratch object stays");
+}
+
+#[tokio::test]
+async fn keys_that_a_batch_deletion_kept_are_an_error_though_the_answer_is_200() {
+    let server = server();
+    let store = store(server.s3.location("bkt", "p"));
+    for name in ["a", "b", "c"] {
+        put(&store, name, b"x".to_vec(), PutMode::Overwrite).await.expect("put");
+    }
+    server.s3.keep_keys(2);
+    let error = error(store.delete(&[key("a"), key("b"), key("c")]).await);
+    assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+    assert!(error.to_string().contains("2 of a batch") && error.to_string().contains("AccessDenied"), "{error}");
+}
+
+#[tokio::test]
+async fn a_store_without_batches_deletes_singly() {
+    let server = server();
+    let store = store(server.s3.location("bkt", "p"));
+    put(&store, "a", b"x".to_vec(), PutMode::Overwrite).await.expect("put");
+    server.s3.refuse(Refusal::NotImplemented, Some("DeleteObjects"), None);
+    store.delete(&[key("a"), key("missing")]).await.expect("delete");
+    assert_eq!(server.s3.requests("DeleteObject"), 2);
+    assert_eq!(store.list("", None).count().await, 0);
+}
+
+#[tokio::test]
+async fn a_page_that_fails_is_an_error_and_no_shorter_list() {
+    let server = server();
+    let store = store(server.s3.location("bkt", "p"));
+    let names: Vec<_> = (0..1001).map(|n| format!("{n:04}")).collect();
+    futures_util::stream::iter(&names)
+        .for_each_concurrent(8, |n| async { put(&store, n, vec![], PutMode::Overwrite).await.expect("put") })
+        .await;
+    let mut list = store.list("", None);
+    assert_eq!(list.next().await.expect("an item").expect("listed").key.as_str(), "0000");
+    server.s3.refuse(Refusal::SlowDown, Some("ListObjectsV2"), None);
+    let rest: Vec<_> = list.collect().await;
+    assert_eq!(rest.iter().filter(|item| item.is_ok()).count(), 999);
+    assert!(matches!(rest.last(), Some(Err(BlobError::Other(e))) if e.kind() == ErrorKind::Unavailable));
+}
+
+#[tokio::test]
+async fn both_timestamps_are_written() {
+    let server = VersityGw::start();
+    let store = store(server.location("bkt", "p"));
+    put(&store, "whole", vec![1; 10], PutMode::Create).await.expect("put");
+    put(&store, "parts", vec![1; 9 << 20], PutMode::Create).await.expect("put");
+    for name in ["whole", "parts"] {
+        let kept = server.metadata("bkt", &format!("p/{name}"));
+        for entry in ["litestream-timestamp", "replicate-timestamp"] {
+            let pair = format!("\"{entry}\":\"2023-11-14T22:13:20.123Z\"");
+            assert!(kept.contains(&pair), "{name}: {kept}");
+        }
+    }
+}
+
+/// Runs one of the tests below in a process with this environment alone.
+fn child(test: &str, variables: &[(&str, &str)]) {
+    let mut command = Command::new(std::env::current_exe().expect("this program"));
+    command.args(["--exact", test, "--include-ignored", "--nocapture"]).env_clear();
+    command.envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
+    command.env("IN_CHILD", "1").env("AWS_EC2_METADATA_DISABLED", "true").env("HOME", "/nonexistent");
+    let output = command.envs(variables.iter().copied()).output().expect("run");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{variables:?}: {text} {}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("1 passed"), "{text}");
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// A CA and a certificate that it gave to 127.0.0.1; their files live as long as the folder.
+fn tls() -> (tempfile::TempDir, TlsFiles, std::path::PathBuf) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut ca = rcgen::CertificateParams::new(Vec::new()).expect("parameters");
+    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let ca_key = rcgen::KeyPair::generate().expect("a key");
+    let ca_certificate = ca.self_signed(&ca_key).expect("a CA");
+    let issuer = rcgen::Issuer::new(ca, ca_key);
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let certificate = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("parameters");
+    let certificate = certificate.signed_by(&key, &issuer).expect("a certificate");
+    let write = |name: &str, text: String| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).expect("written");
+        path
+    };
+    let files =
+        TlsFiles { certificate: write("server.pem", certificate.pem()), key: write("server.key", key.serialize_pem()) };
+    let ca = write("ca.pem", ca_certificate.pem());
+    (folder, files, ca)
+}
+
+#[test]
+fn https_trusts_the_bundle_of_the_environment() {
+    let (_folder, files, ca) = tls();
+    let server = VersityGw::start_tls(files);
+    server.create_bucket("bkt");
+    let endpoint = server.endpoint();
+    let ca = ca.to_str().expect("text");
+    let system = "/etc/ssl/certs/ca-certificates.crt";
+    for (variables, expected) in [
+        (vec![("AWS_CA_BUNDLE", ca)], "works"),
+        (vec![("SSL_CERT_FILE", ca)], "works"),
+        (vec![("AWS_CA_BUNDLE", ca), ("SSL_CERT_FILE", system)], "works"),
+        (vec![("SSL_CERT_FILE", ca), ("AWS_CA_BUNDLE", "")], "works"),
+        (vec![("AWS_CA_BUNDLE", "/nonexistent")], "config"),
+        (vec![("SSL_CERT_FILE", system)], "untrusted"),
+    ] {
+        if variables.iter().any(|(_, path)| *path == system) && !std::path::Path::new(system).exists() {
+            continue;
+        }
+        let variables: Vec<_> =
+            variables.into_iter().chain([("ENDPOINT", endpoint.as_str()), ("EXPECTED", expected)]).collect();
+        child("child_over_https", &variables);
+    }
+}
+
+#[tokio::test]
+async fn child_over_https() {
+    // Only a child of the test above has the variables.
+    let (Some(endpoint), Some(expected)) = (variable("ENDPOINT"), variable("EXPECTED")) else { return };
+    let store = match (S3Store::new(location(&endpoint, "bkt", "p")), expected.as_str()) {
+        (Err(error), "config") => {
+            assert!(error.kind() == ErrorKind::Config && error.to_string().contains("AWS_CA_BUNDLE"), "{error}");
+            return;
+        }
+        (store, _) => store.expect("a store"),
+    };
+    let result = put(&store, "a", b"x".to_vec(), PutMode::Overwrite).await;
+    if expected == "works" {
+        result.expect("put");
+        return;
+    }
+    let error = error(result);
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert!(error.hint().is_some_and(|h| h.contains("AWS_CA_BUNDLE")), "{error}");
+}
+
+#[test]
+fn without_keys_the_chain_of_the_environment_is_used() {
+    let server = server();
+    server.s3.create_bucket("bkt").expect("a bucket");
+    let (endpoint, folder) = (server.s3.endpoint(), tempfile::tempdir().expect("a folder"));
+    let profile = folder.path().join("credentials");
+    let text = format!("[default]\naws_access_key_id={ACCESS_KEY}\naws_secret_access_key={SECRET_KEY}\n");
+    std::fs::write(&profile, text).expect("written");
+    let profile = profile.to_str().expect("text");
+    for (variables, expected) in [
+        (vec![("AWS_ACCESS_KEY_ID", ACCESS_KEY), ("AWS_SECRET_ACCESS_KEY", SECRET_KEY)], "works"),
+        (vec![("AWS_SHARED_CREDENTIALS_FILE", profile)], "works"),
+        (vec![], "none"),
+        (vec![("AWS_ACCESS_KEY_ID", ACCESS_KEY), ("AWS_SECRET_ACCESS_KEY", "wrong")], "denied"),
+    ] {
+        let variables: Vec<_> =
+            variables.into_iter().chain([("ENDPOINT", endpoint.as_str()), ("EXPECTED", expected)]).collect();
+        child("child_without_keys", &variables);
+    }
+}
+
+#[tokio::test]
+async fn child_without_keys() {
+    let (Some(endpoint), Some(expected)) = (variable("ENDPOINT"), variable("EXPECTED")) else { return };
+    let environment: Vec<_> = std::env::vars_os().collect();
+    let mut place = location(&endpoint, "bkt", "p");
+    place.credentials = None;
+    let store = store(place);
+    let result = put(&store, "a", b"x".to_vec(), PutMode::Overwrite).await;
+    if expected == "works" {
+        result.expect("put");
+    } else {
+        let error = error(result);
+        assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+        assert!(error.hint().is_some_and(|h| h.contains("access key")), "{error}");
+    }
+    assert_eq!(std::env::vars_os().collect::<Vec<_>>(), environment, "nothing is written into the environment");
+}
+
+#[tokio::test]
+async fn nothing_is_asked_before_the_first_use() {
+    // Nobody listens there.
+    let store = store(location(&format!("http://127.0.0.1:{}", free_port()), "bkt", "p"));
+    assert_eq!((store.kind(), store.caps().conditional_put), ("s3", true));
+    assert!(store.location().starts_with("s3://bkt/p?endpoint=http://127.0.0.1:"));
+}
