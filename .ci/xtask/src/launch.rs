@@ -29,7 +29,6 @@ const LAUNCHES: &[Launch] = &[
     Launch { name: "interop", release: false, tools: &[VERSITYGW, LITESTREAM_OLD, LITESTREAM_NEW] },
     Launch { name: "sim", release: false, tools: &[] },
     Launch { name: "torture", release: false, tools: &[VERSITYGW, PYTHON] },
-    Launch { name: "stress", release: false, tools: &[PYTHON] },
 ];
 
 /// Builds and runs the program of this name; all arguments are its own.

@@ -78,9 +78,9 @@ const COMMANDS: &[Command] = &[
     },
     Command {
         name: "stress",
-        usage: "[…]",
-        about: "host and engine in one process for minutes, with a witness",
-        run: |a| launch::run("stress", a),
+        usage: "[--for 10m]",
+        about: "the load of the lock tests for this long, with a witness",
+        run: test::stress,
     },
     Command {
         name: "locks",

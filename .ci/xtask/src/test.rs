@@ -3,6 +3,7 @@
 //! [`PARTS`] is the list of parts and the place each one tests. All parts whose place exists run; one that
 //! fails does not keep the others from running. The summary counts what the test runners themselves report.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::Outcome;
@@ -124,15 +125,49 @@ pub(crate) fn locks() -> Outcome {
     locks_into(&mut Counts::default())
 }
 
+/// Loads that the lock tests put on a database, one after the other: how often connections are reopened.
+const STRESS_LOADS: u64 = 3;
+
+/// The command `stress`: only the loads of the lock tests, which share the time given.
+pub(crate) fn stress(arguments: &[String]) -> Outcome {
+    let time = match arguments {
+        [] => 600,
+        [flag, time] if flag == "--for" => seconds(time)?,
+        other => return Err(format!("unexpected arguments {other:?}; usage: stress [--for 10m]")),
+    };
+    let mut command = lock_tests()?;
+    command.args(["-k", "test_stress_loses_nothing", "-s"]);
+    command.env("REPLICATE_STRESS_SECS", (time / STRESS_LOADS).max(1).to_string());
+    sh::run(&mut command)
+}
+
+/// `90s` or `10m`, in seconds.
+fn seconds(text: &str) -> Outcome<u64> {
+    let bad = || format!("{text:?} is no time such as 90s or 10m");
+    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(bad)?;
+    let factor = match unit {
+        "s" => 1,
+        "m" => 60,
+        _ => return Err(bad()),
+    };
+    number.parse::<u64>().ok().and_then(|n| n.checked_mul(factor)).filter(|n| *n > 0).ok_or_else(bad)
+}
+
 /// Host SQLite and engine SQLite in one process: Python is the host, the laboratory library the engine.
 fn locks_into(counts: &mut Counts) -> Outcome {
+    let (text, outcome) = sh::tee(&mut lock_tests()?);
+    counts.add_pytest(&text);
+    outcome
+}
+
+fn lock_tests() -> Outcome<Command> {
+    tools::c_compiler()?;
     sh::run(&mut sh::cargo(&["build", "--quiet", "--locked", "--package", "replicate-locklab"]))?;
     let library = sh::target().join("debug/libreplicate_locklab.so");
     let mut command = sh::cmd(tools::python_tool("python")?);
     command.args(["-m", "pytest", "-q", "-p", "no:cacheprovider", "core/locklab/test_locks.py"]);
-    let (text, outcome) = sh::tee(command.env("REPLICATE_LOCKLAB", library).env("PYTHONDONTWRITEBYTECODE", "1"));
-    counts.add_pytest(&text);
-    outcome
+    command.env("REPLICATE_LOCKLAB", library).env("PYTHONDONTWRITEBYTECODE", "1");
+    Ok(command)
 }
 
 /// The wheel in a fresh environment: its tests, and its types as a strict user sees them.
@@ -214,6 +249,14 @@ mod tests {
     #[test]
     fn an_unknown_flag_is_an_error() {
         assert!(run(&words("--frobnicate")).is_err());
+    }
+
+    #[test]
+    fn times_are_seconds_or_minutes_and_nothing_else() {
+        assert_eq!((seconds("90s"), seconds("10m")), (Ok(90), Ok(600)));
+        for bad in ["", "m", "10", "10h", "-1s", "0s", "1.5m", "1é"] {
+            assert!(seconds(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]
