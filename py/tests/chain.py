@@ -21,7 +21,7 @@ class Row(NamedTuple):
 
     id: int
     writer: str
-    count: int
+    number: int
     payload: bytes
     hash: bytes
 
@@ -110,9 +110,9 @@ def read(path: Path) -> list[Row]:
     before, counts = b"", dict[str, int]()
     for number, row in enumerate(rows, 1):
         assert row.id == number, f"row {number} is missing"
-        assert row.hash == link(before, row.id, row.writer, row.count, row.payload), f"row {number} is not the one written"
-        assert row.count == counts.get(row.writer, 0) + 1, f"row {number} is out of order"
-        before, counts[row.writer] = row.hash, row.count
+        assert row.hash == link(before, row.id, row.writer, row.number, row.payload), f"row {number} is not the one written"
+        assert row.number == counts.get(row.writer, 0) + 1, f"row {number} is out of order"
+        before, counts[row.writer] = row.hash, row.number
     return rows
 
 
@@ -121,6 +121,6 @@ def check_acknowledged(rows: list[Row], writer: str, notes: Path) -> None:
     told = acknowledged(notes)
     for id_, count in told:
         assert id_ <= len(rows), f"acknowledged row {id_} of {writer} is lost"
-        assert (rows[id_ - 1].writer, rows[id_ - 1].count) == (writer, count)
+        assert (rows[id_ - 1].writer, rows[id_ - 1].number) == (writer, count)
     written = sum(row.writer == writer for row in rows)
     assert len(told) <= written <= len(told) + 1

@@ -92,7 +92,7 @@ def run(code: str, *arguments: object, seconds: float = DEADLINE, **environment:
 
 def run_well(code: str, *arguments: object, **environment: str) -> str:
     """The same; it must succeed. Returns what it printed."""
-    done = run(code, *arguments, **environment)
+    done = run(code, *arguments, seconds=DEADLINE, **environment)
     assert done.returncode == 0, f"status {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout.strip()
 

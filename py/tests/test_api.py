@@ -130,16 +130,16 @@ def test_a_state_of_the_past_is_restored_by_txid_and_by_time(
     with closing(connect(db)) as host:
         insert(host)
     assert replicator.sync(timeout=30).local_txid > first.local_txid
-    for name, target in {
+    targets: dict[str, dict[str, Any]] = {
         "txid": {"txid": first.local_txid},
         "hex": {"txid": f"{first.local_txid:016x}"},
         "aware": {"timestamp": moment},
         "zone": {"timestamp": moment.astimezone(timezone(timedelta(hours=5, minutes=30)))},
         "text": {"timestamp": moment.isoformat()},
         "z": {"timestamp": moment.isoformat().replace("+00:00", "Z")},
-    }.items():
-        options: dict[str, Any] = target
-        assert replicate.restore(tmp_path / name, url=url, **options).txid == first.local_txid, name
+    }
+    for name, target in targets.items():
+        assert replicate.restore(tmp_path / name, url=url, **target).txid == first.local_txid, name
         assert content(tmp_path / name) == past, name
 
 

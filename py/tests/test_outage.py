@@ -115,10 +115,8 @@ def test_an_outage_is_not_felt_by_the_application_and_heals(server: Server, tmp_
         replicator.sync(timeout=60)
         for how in (signal.SIGKILL, signal.SIGTERM):
             server.end(how)
-            stalled = until(
-                lambda: replicator.sync_status() if replicator.sync_status().state == "stalled" else None,
-                "the state says that nothing arrives",
-            )
+            until(lambda: replicator.sync_status().state == "stalled", "the state says that nothing arrives")
+            stalled = replicator.sync_status()
             assert isinstance(stalled.last_error, replicate.UnavailableError) and not stalled.in_sync
             assert str(server.port) in str(stalled.last_error) or stalled.last_error.hint
             load.goes_on()
