@@ -91,14 +91,8 @@ impl Bridge {
             return bridge;
         }
         let (queue, filled, taken) = (Mutex::default(), Condvar::new(), Condvar::new());
-        let made: *mut Self = Box::leak(Box::new(Self {
-            home: Home::here(),
-            queue,
-            filled,
-            taken,
-        }));
-        let kept = match CURRENT.compare_exchange(found, made, Ordering::AcqRel, Ordering::Acquire)
-        {
+        let made: *mut Self = Box::leak(Box::new(Self { home: Home::here(), queue, filled, taken }));
+        let kept = match CURRENT.compare_exchange(found, made, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => made,
             Err(other) => other,
         };
@@ -124,10 +118,7 @@ impl Bridge {
     /// Waits for room.
     fn push_event(&self, subscriber: u64, event: replicate::Event) {
         let full = |queue: &mut Queue| queue.events >= LIMIT;
-        let mut queue = self
-            .taken
-            .wait_while(self.lock(), full)
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut queue = self.taken.wait_while(self.lock(), full).unwrap_or_else(PoisonError::into_inner);
         queue.events += 1;
         queue.items.push_back(Item::Event(subscriber, event));
         drop(queue);
@@ -153,34 +144,20 @@ impl Bridge {
 
     fn take(&self, wait: Duration) -> Option<Vec<Item>> {
         let empty = |queue: &mut Queue| queue.items.is_empty() && !queue.is_finished();
-        let (mut queue, _) = self
-            .filled
-            .wait_timeout_while(self.lock(), wait, empty)
-            .unwrap_or_else(PoisonError::into_inner);
+        let (mut queue, _) =
+            self.filled.wait_timeout_while(self.lock(), wait, empty).unwrap_or_else(PoisonError::into_inner);
         if queue.items.is_empty() && queue.is_finished() {
             return None;
         }
         let count = queue.items.len().min(BATCH);
         let mut batch: Vec<_> = queue.items.drain(..count).collect();
-        queue.events -= batch
-            .iter()
-            .filter(|item| matches!(item, Item::Event(..)))
-            .count();
+        queue.events -= batch.iter().filter(|item| matches!(item, Item::Event(..))).count();
         let dropped = std::mem::take(&mut queue.dropped);
         drop(queue);
         self.taken.notify_all();
         if dropped > 0 {
-            let (target, text) = (
-                "replicate".to_owned(),
-                format!("{dropped} log lines were dropped"),
-            );
-            batch.push(Item::Line(Line {
-                level: WARNING,
-                target,
-                file: file!(),
-                line: line!(),
-                text,
-            }));
+            let (target, text) = ("replicate".to_owned(), format!("{dropped} log lines were dropped"));
+            batch.push(Item::Line(Line { level: WARNING, target, file: file!(), line: line!(), text }));
         }
         Some(batch)
     }
@@ -223,9 +200,7 @@ pub(crate) fn deliver_here(py: Python<'_>) {
         return;
     }
     drop(queue);
-    let delivered = DELIVER
-        .import(py, "sqlite_replicate._bridge", "deliver_pending")
-        .and_then(|f| f.call0());
+    let delivered = DELIVER.import(py, "sqlite_replicate._bridge", "deliver_pending").and_then(|f| f.call0());
     if let Err(raised) = delivered {
         // A log handler that raises must not change the outcome of the call it logs for.
         raised.write_unraisable(py, None);
@@ -244,13 +219,7 @@ pub(crate) enum Delivery {
 impl From<Item> for Delivery {
     fn from(item: Item) -> Self {
         match item {
-            Item::Line(Line {
-                level,
-                target,
-                file,
-                line,
-                text,
-            }) => Self::Line((level, target, file, line, text)),
+            Item::Line(Line { level, target, file, line, text }) => Self::Line((level, target, file, line, text)),
             Item::Event(subscriber, what) => Self::Event((subscriber, Some(event(&what)))),
             Item::End(subscriber) => Self::Event((subscriber, None)),
         }

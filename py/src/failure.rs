@@ -38,17 +38,12 @@ pub(crate) type ErrorParts = (u16, String, Option<String>);
 
 /// Takes an error apart.
 pub(crate) fn parts(error: &Error) -> ErrorParts {
-    (
-        error.code(),
-        error.message().to_owned(),
-        error.hint().map(str::to_owned),
-    )
+    (error.code(), error.message().to_owned(), error.hint().map(str::to_owned))
 }
 
 /// What a panic becomes.
 pub(crate) fn panicked() -> Error {
-    Error::internal("a defect stopped the call")
-        .with_hint("the log of `replicate` tells where; please report it")
+    Error::internal("a defect stopped the call").with_hint("the log of `replicate` tells where; please report it")
 }
 
 /// Runs the body of a call; its errors and panics become exceptions.
@@ -74,9 +69,7 @@ fn exception(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
 pub(crate) fn quiet_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let text = panic.payload_as_str().unwrap_or("no message");
-        let place = panic
-            .location()
-            .map_or_else(String::new, ToString::to_string);
+        let place = panic.location().map_or_else(String::new, ToString::to_string);
         tracing::error!(target: "replicate", %place, "defect: {text}");
     }));
 }

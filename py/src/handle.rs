@@ -47,10 +47,7 @@ impl Handle {
             Ok(handle)
         })?;
         attend(py)?;
-        Ok(Self {
-            inner: ManuallyDrop::new(inner),
-            home,
-        })
+        Ok(Self { inner: ManuallyDrop::new(inner), home })
     }
 
     fn engine(&self) -> Outcome<replicate::Handle> {
@@ -109,12 +106,7 @@ impl Handle {
     }
 
     /// Waits until the store has acknowledged this capture.
-    fn wait(
-        &self,
-        py: Python<'_>,
-        txid: &Bound<'_, PyAny>,
-        seconds: Option<f64>,
-    ) -> PyResult<StatusParts> {
+    fn wait(&self, py: Python<'_>, txid: &Bound<'_, PyAny>, seconds: Option<f64>) -> PyResult<StatusParts> {
         guarded(py, || {
             let (engine, timeout, txid) = (self.engine()?, timeout(seconds)?, parse_txid(txid)?);
             Ok(status(&blocking(py, move || engine.wait(txid, timeout))?))
@@ -123,12 +115,7 @@ impl Handle {
 
     /// A subscription from now on.
     fn events(&self, py: Python<'_>) -> PyResult<Events> {
-        guarded(py, || {
-            Ok(Events {
-                inner: Mutex::new(self.engine()?.events()),
-                home: self.home,
-            })
-        })
+        guarded(py, || Ok(Events { inner: Mutex::new(self.engine()?.events()), home: self.home }))
     }
 
     /// Sends the events from now on to the bridge, marked with this number.
@@ -191,12 +178,7 @@ impl Events {
     fn is_finished(&self, py: Python<'_>) -> PyResult<bool> {
         guarded(py, || {
             self.home.check()?;
-            Ok(py.detach(|| {
-                self.inner
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .is_finished()
-            }))
+            Ok(py.detach(|| self.inner.lock().unwrap_or_else(PoisonError::into_inner).is_finished()))
         })
     }
 }

@@ -36,9 +36,7 @@ fn isolation() -> replicate::Result<()> {
     static RESULT: OnceLock<Result<(), Error>> = OnceLock::new();
     // SAFETY: the SQLite in this shared library is our own: its symbols are hidden, no one else can have
     // opened a file through it, and this runs before we do.
-    RESULT
-        .get_or_init(|| unsafe { replicate::embed::isolate_sqlite() })
-        .clone()
+    RESULT.get_or_init(|| unsafe { replicate::embed::isolate_sqlite() }).clone()
 }
 
 /// Stops every replicator of this process, for its end.
@@ -60,13 +58,7 @@ fn stop_all(py: Python<'_>, seconds: f64) -> PyResult<()> {
 #[pyfunction]
 fn panic_on_purpose(py: Python<'_>, in_call: bool) -> PyResult<()> {
     let fail = || -> replicate::Result<()> { panic!("on purpose") };
-    guarded(py, || {
-        if in_call {
-            wait::blocking(py, fail)
-        } else {
-            Ok(fail()?)
-        }
-    })
+    guarded(py, || if in_call { wait::blocking(py, fail) } else { Ok(fail()?) })
 }
 
 /// The module `sqlite_replicate._native`.
@@ -95,24 +87,10 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
 
 /// Name, number, whether trying again can help.
 fn error_kinds() -> Vec<(&'static str, u16, bool)> {
-    ErrorKind::ALL
-        .iter()
-        .map(|kind| (kind.name(), *kind as u16, kind.is_retryable()))
-        .collect()
+    ErrorKind::ALL.iter().map(|kind| (kind.name(), *kind as u16, kind.is_retryable())).collect()
 }
 
 /// Name, variable, default, whether it is secret, what it does.
 fn config_keys() -> Vec<(&'static str, &'static str, &'static str, bool, &'static str)> {
-    ConfigKey::ALL
-        .iter()
-        .map(|key| {
-            (
-                key.name(),
-                key.env(),
-                key.default(),
-                key.is_secret(),
-                key.doc(),
-            )
-        })
-        .collect()
+    ConfigKey::ALL.iter().map(|key| (key.name(), key.env(), key.default(), key.is_secret(), key.doc())).collect()
 }

@@ -21,9 +21,7 @@ pub(crate) fn install() {
 struct Forward;
 
 fn is_ours(target: &str) -> bool {
-    target
-        .strip_prefix("replicate")
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+    target.strip_prefix("replicate").is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
 }
 
 /// The level's number in `logging`.
@@ -40,17 +38,11 @@ fn number(level: Level) -> u8 {
 impl Subscriber for Forward {
     fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
         // Asked each time: the level of a Python logger may change at any moment.
-        if is_ours(metadata.target()) && metadata.is_event() {
-            Interest::sometimes()
-        } else {
-            Interest::never()
-        }
+        if is_ours(metadata.target()) && metadata.is_event() { Interest::sometimes() } else { Interest::never() }
     }
 
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        is_ours(metadata.target())
-            && metadata.is_event()
-            && number(*metadata.level()) >= bridge::level()
+        is_ours(metadata.target()) && metadata.is_event() && number(*metadata.level()) >= bridge::level()
     }
 
     fn event(&self, event: &Event<'_>) {

@@ -18,10 +18,7 @@ pub(crate) fn given(pairs: Pairs) -> Result<Config> {
 /// The same; where they name no place, on top of those of the environment.
 pub(crate) fn given_or_environment(pairs: Pairs) -> Result<Config> {
     let places = [ConfigKey::Url.name(), ConfigKey::Endpoint.name()];
-    if pairs
-        .iter()
-        .any(|(name, value)| places.contains(&name.as_str()) && !value.trim().is_empty())
-    {
+    if pairs.iter().any(|(name, value)| places.contains(&name.as_str()) && !value.trim().is_empty()) {
         return given(pairs);
     }
     let (options, unknown) = Options::from_env();
@@ -43,10 +40,7 @@ pub(crate) fn path(path: PathBuf) -> Result<PathBuf> {
     use std::os::unix::ffi::OsStrExt;
     let bytes = Path::as_os_str(&path).as_bytes();
     if bytes.is_empty() || bytes.contains(&0) {
-        return Err(Error::new(
-            ErrorKind::Config,
-            format!("not a path: {path:?}"),
-        ));
+        return Err(Error::new(ErrorKind::Config, format!("not a path: {path:?}")));
     }
     Ok(path)
 }
@@ -54,8 +48,7 @@ pub(crate) fn path(path: PathBuf) -> Result<PathBuf> {
 /// A transaction id: a whole number, or the text of 16 hex digits.
 pub(crate) fn parse_txid(value: &Bound<'_, PyAny>) -> Outcome<Txid> {
     let wrong = |what: &str| {
-        Error::new(ErrorKind::Config, format!("txid is not valid: {what}"))
-            .with_hint("an int, or 16 hex digits")
+        Error::new(ErrorKind::Config, format!("txid is not valid: {what}")).with_hint("an int, or 16 hex digits")
     };
     if let Ok(text) = value.extract::<String>() {
         return Ok(text.parse().map_err(|_| wrong(&format!("{text:?}")))?);

@@ -27,9 +27,8 @@ impl Home {
         if self.is_here() {
             return Ok(());
         }
-        Err(Error::new(ErrorKind::Forked, "this process was forked after replication had started").with_hint(
-            "start replication in the child itself, after the fork, or use the start method \"spawn\"",
-        ))
+        Err(Error::new(ErrorKind::Forked, "this process was forked after replication had started")
+            .with_hint("start replication in the child itself, after the fork, or use the start method \"spawn\""))
     }
 }
 
@@ -49,15 +48,10 @@ pub(crate) fn has_started() -> bool {
 /// Starts a thread that no signal of the process is delivered to, so that `sigwait` hosts get theirs.
 pub(crate) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<()> {
     let _masked = Masked::all();
-    match std::thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(body)
-    {
+    match std::thread::Builder::new().name(name.to_owned()).spawn(body) {
         Ok(_detached) => Ok(()),
-        Err(error) => Err(
-            Error::new(ErrorKind::Busy, format!("no thread to be had: {error}"))
-                .with_hint("the limit of threads of this user or container is reached"),
-        ),
+        Err(error) => Err(Error::new(ErrorKind::Busy, format!("no thread to be had: {error}"))
+            .with_hint("the limit of threads of this user or container is reached")),
     }
 }
 
@@ -83,11 +77,7 @@ impl Drop for Masked {
     fn drop(&mut self) {
         // SAFETY: `before` was filled by `all`, on this thread (the guard never leaves its function).
         unsafe {
-            libc::pthread_sigmask(
-                libc::SIG_SETMASK,
-                &raw const self.before,
-                std::ptr::null_mut(),
-            );
+            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.before, std::ptr::null_mut());
         }
     }
 }

@@ -5,9 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pyo3::prelude::*;
-use replicate::{
-    Cancel, Config, Error, ErrorKind, Progress, RestoreOptions, RestoreReport, Target, Timestamp,
-};
+use replicate::{Cancel, Config, Error, ErrorKind, Progress, RestoreOptions, RestoreReport, Target, Timestamp};
 
 use crate::convert::{LtxParts, RestoreParts, check, ltx, restored};
 use crate::failure::{Failure, Outcome, guarded};
@@ -17,10 +15,7 @@ use crate::wait::{Work, attend, blocking, timeout};
 
 /// Restores a database.
 #[pyfunction]
-#[expect(
-    clippy::too_many_arguments,
-    reason = "the keyword arguments of the Python function, one by one"
-)]
+#[expect(clippy::too_many_arguments, reason = "the keyword arguments of the Python function, one by one")]
 pub(crate) fn restore(
     py: Python<'_>,
     output: PathBuf,
@@ -46,10 +41,7 @@ pub(crate) fn restore(
         isolation()?;
         let run = Run::start(request, config)?;
         let report = run.finish(py, deadline, |now| match progress {
-            Some(callback) => callback
-                .call1((now.done, now.total))
-                .map(drop)
-                .map_err(Failure::from),
+            Some(callback) => callback.call1((now.done, now.total)).map(drop).map_err(Failure::from),
             None => Ok(()),
         })?;
         Ok(restored(&report))
@@ -61,11 +53,9 @@ fn target(txid: Option<&Bound<'_, PyAny>>, timestamp_ms: Option<i64>) -> Outcome
         (None, None) => Ok(Target::Latest),
         (Some(txid), None) => Ok(Target::Txid(parse_txid(txid)?)),
         (None, Some(ms)) => Ok(Target::Time(Timestamp(ms))),
-        (Some(_), Some(_)) => Err(Error::new(
-            ErrorKind::Config,
-            "txid and timestamp name two states; give one of them",
-        )
-        .into()),
+        (Some(_), Some(_)) => {
+            Err(Error::new(ErrorKind::Config, "txid and timestamp name two states; give one of them").into())
+        }
     }
 }
 
@@ -88,11 +78,7 @@ impl Run {
                 })
             }
         })?;
-        Ok(Self {
-            work,
-            cancel,
-            newest,
-        })
+        Ok(Self { work, cancel, newest })
     }
 
     /// Waits. If the caller's callback or a signal handler raises, or the time is over, the restore is
@@ -103,22 +89,13 @@ impl Run {
         deadline: Duration,
         mut tell: impl FnMut(Progress) -> Outcome<()>,
     ) -> Outcome<RestoreReport> {
-        let mut tell_newest = || match self
-            .newest
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
-        {
+        let mut tell_newest = || match self.newest.lock().unwrap_or_else(PoisonError::into_inner).take() {
             Some(now) => tell(now),
             None => Ok(()),
         };
-        let waited = self.work.wait(py, |_| {
-            if crate::clock().monotonic() < deadline {
-                tell_newest()
-            } else {
-                Err(too_late().into())
-            }
-        });
+        let waited = self
+            .work
+            .wait(py, |_| if crate::clock().monotonic() < deadline { tell_newest() } else { Err(too_late().into()) });
         let (failure, work) = match waited {
             Ok(Ok(report)) => return tell_newest().map(|()| report),
             Ok(Err(failure)) => return Err(failure),
@@ -133,10 +110,7 @@ impl Run {
 }
 
 fn too_late() -> Error {
-    Error::new(
-        ErrorKind::Timeout,
-        "the restore did not end in time; the output was not touched",
-    )
+    Error::new(ErrorKind::Timeout, "the restore did not end in time; the output was not touched")
 }
 
 /// Restores the newest state if the database does not exist; whether it did.

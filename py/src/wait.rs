@@ -25,10 +25,9 @@ const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 pub(crate) fn timeout(seconds: Option<f64>) -> Result<Duration> {
     match seconds {
         None => Ok(FOREVER),
-        Some(s) if s.is_nan() || s < 0.0 => Err(Error::new(
-            ErrorKind::Config,
-            format!("timeout is not valid: {s}: expected seconds from 0, or None"),
-        )),
+        Some(s) if s.is_nan() || s < 0.0 => {
+            Err(Error::new(ErrorKind::Config, format!("timeout is not valid: {s}: expected seconds from 0, or None")))
+        }
         Some(s) => Ok(Duration::try_from_secs_f64(s).map_or(FOREVER, |t| t.min(FOREVER))),
     }
 }

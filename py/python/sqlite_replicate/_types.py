@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Literal, Optional, cast
+from typing import TYPE_CHECKING, Any, Literal, Optional, cast
 
 from . import _errors
 from ._errors import ReplicateError
@@ -185,8 +185,7 @@ class Event:
     @classmethod
     def _of(cls, parts: _native.EventParts) -> Event:
         kind, pairs = parts
-        fields = dict(pairs)
-        error = fields.pop("error", None)
-        if error is not None:
-            fields["error"] = _errors.make(*cast("_native.ErrorParts", error))
-        return cls(cast(EventKind, kind), **fields)  # type: ignore[arg-type]
+        fields: dict[str, Any] = dict(pairs)
+        if "error" in fields:
+            fields["error"] = _errors.make(*fields["error"])
+        return cls(cast(EventKind, kind), **fields)

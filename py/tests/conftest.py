@@ -1,0 +1,45 @@
+"""Fixtures: a place for a replica, a database, and an environment without options of ours."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Callable, Iterator
+
+import pytest
+import support
+
+import replicate
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith(("REPLICATE_S3", "REPLICATE_URL", "REPLICATE_RESTORE", "REPLICATE_SYNC", "AWS_")):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    """The URL of an empty store."""
+    return f"file://{tmp_path}/store"
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Path:
+    """A database of the host with three rows."""
+    return support.create(tmp_path / "app.db")
+
+
+@pytest.fixture
+def started() -> Iterator[Callable[..., replicate.Replicator]]:
+    """``replicate.start``, with a stop at the end of the test."""
+    running: list[replicate.Replicator] = []
+
+    def start(*arguments: object, **options: object) -> replicate.Replicator:
+        running.append(replicate.start(*arguments, **options))  # type: ignore[arg-type]
+        return running[-1]
+
+    yield start
+    for replicator in running:
+        replicator.stop(timeout=5)
