@@ -7,8 +7,6 @@ use indicatif::{ProgressBar, ProgressStyle};
 use replicate::{Cancel, Check, Error, ErrorKind, Progress, RestoreOptions, RestoreReport, Target};
 use serde_json::{Value, json};
 
-
-
 use crate::args::Restore;
 use crate::exit::Failure;
 use crate::{output, signal, time};

@@ -189,28 +189,25 @@ impl Trial<'_> {
     }
 }
 
-/// An error unless the files of level 0 go on with the next id, one after the other, and none of before was
-/// written again.
+/// An error unless the new ids follow the old ones without a gap, whether merged meanwhile or not, and no
+/// single transaction of before was written again.
 fn continues(before: &[File], after: &[File]) -> Outcome {
-    let mut next = before.iter().map(|file| file.max).max().unwrap_or(0) + 1;
-    let first = next;
-    for file in after.iter().filter(|file| file.level == 0) {
-        match before.iter().find(|old| (old.level, old.min, old.max) == (0, file.min, file.max)) {
-            Some(old) if old.size == file.size => {}
-            Some(_) => return Err(format!("transaction {:x} was written again", file.min)),
-            // What was merged since may be gone already, but there must be no other beginning.
-            None if file.min == next || (next == first && file.min > first && merged(after, first, file.min)) => {
-                next = file.max + 1;
-            }
-            None => return Err(format!("transaction {:x} follows {:x}", file.min, next - 1)),
+    let last = before.iter().map(|file| file.max).max().unwrap_or(0);
+    for file in after.iter().filter(|file| file.level == 0 && file.min <= last) {
+        if !before.contains(file) {
+            return Err(format!("transaction {:x} was written again", file.min));
         }
     }
-    if next == first { Err("nothing new arrived".to_owned()) } else { Ok(()) }
-}
-
-/// Whether merged files cover the ids from `first` up to the one before `end`.
-fn merged(files: &[File], first: u64, end: u64) -> bool {
-    files.iter().any(|file| file.level > 0 && file.min <= first && file.max + 1 >= end)
+    let mut new: Vec<_> = after.iter().filter(|file| file.max > last).collect();
+    new.sort_unstable_by_key(|file| (file.min, file.max));
+    let mut reached = last;
+    for file in &new {
+        if file.min > reached + 1 {
+            return Err(format!("transaction {:x} follows {reached:x}", file.min));
+        }
+        reached = reached.max(file.max);
+    }
+    if new.is_empty() { Err("nothing new arrived".to_owned()) } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -230,6 +227,7 @@ mod tests {
         assert!(with(&[]).is_err());
         assert!(with(&[file(0, 4, 4)]).is_err());
         assert!(with(&[file(0, 3, 3), file(0, 5, 5)]).is_err());
+        with(&[file(0, 6, 6), file(1, 3, 4), file(1, 5, 5)]).expect("merged in two parts");
         assert!(continues(&before, &[File { size: 8, ..before[0] }, file(0, 3, 3)]).is_err());
     }
 }

@@ -74,7 +74,10 @@ impl App {
             }
             let big = i64::try_from(big).unwrap_or(0);
             transaction
-                .execute("INSERT OR REPLACE INTO setting VALUES ('largest', zeroblob(?1)), (hex(randomblob(3)), ?1)", [big])
+                .execute(
+                    "INSERT OR REPLACE INTO setting VALUES ('largest', zeroblob(?1)), (hex(randomblob(3)), ?1)",
+                    [big],
+                )
                 .map_err(sql)?;
             transaction.commit().map_err(sql)?;
         }

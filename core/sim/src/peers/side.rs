@@ -51,7 +51,7 @@ pub enum Pace {
     Default,
     /// With the shortest intervals it allows.
     Lowest,
-    /// The same, and merging levels every second or two, so that a short run meets merged files.
+    /// With short intervals, and merging levels every second or two, so that a short run meets merged files.
     Merging,
 }
 
@@ -166,13 +166,15 @@ fn configure(database: &Path, place: &Place, pace: Pace, scratch: &Path) -> Outc
         text.push_str("levels:\n  - interval: 1s\n  - interval: 2s\n");
     }
     text.push_str(&format!("dbs:\n  - path: {}\n", database.display()));
-    if pace != Pace::Default {
-        text.push_str("    monitor-interval: 1ms\n");
-    }
+    let interval = match pace {
+        Pace::Default => None,
+        Pace::Lowest => Some("1ms"),
+        // At the lowest the old one makes idle transactions without end.
+        Pace::Merging => Some("50ms"),
+    };
+    text.extend(interval.map(|time| format!("    monitor-interval: {time}\n")));
     text.push_str("    replica:\n");
-    if pace != Pace::Default {
-        text.push_str("      sync-interval: 1ms\n");
-    }
+    text.extend(interval.map(|time| format!("      sync-interval: {time}\n")));
     for line in place.yaml() {
         text.push_str(&format!("      {line}\n"));
     }
