@@ -268,3 +268,68 @@ fn jitter(file: &LtxInfo, at: u64, pause: Duration) -> Duration {
     (file.key().as_str(), at, pause).hash(&mut hasher);
     pause.mul_f64((hasher.finish() % 1024) as f64 / 2048.0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::restore::testing::{block_on, busy_model};
+
+    fn limits(parallelism: usize, budget: u64, range: u64) -> Limits {
+        Limits { parallelism, budget, range }
+    }
+
+    #[test]
+    fn pieces_come_in_order_and_whole_under_any_limits() {
+        let (store, _) = busy_model(512).store();
+        block_on(async {
+            let files = store.list_all().await.expect("listed");
+            let clock = SystemClock::new();
+            for limits in [limits(1, 1, 7), limits(3, 10_000, 100), limits(64, 1 << 20, 1 << 20)] {
+                let mut fetcher = Fetcher::new(&store, &clock, &files, limits);
+                for (index, file) in files.iter().enumerate() {
+                    let mut bytes = Vec::new();
+                    loop {
+                        let piece = fetcher.next().await.expect("fetched").expect("not the end");
+                        assert_eq!(piece.file, index);
+                        assert!(piece.bytes.len() as u64 <= limits.range);
+                        bytes.extend_from_slice(&piece.bytes);
+                        if piece.last {
+                            break;
+                        }
+                    }
+                    assert!(bytes == store.get(file, None).await.expect("there"), "{limits:?}");
+                }
+                assert!(fetcher.next().await.expect("fetched").is_none());
+            }
+        });
+    }
+
+    #[test]
+    fn small_files_keep_all_requests_busy_and_the_budget_bounds_what_waits() {
+        let (store, blob) = busy_model(512).store();
+        let most = block_on(async {
+            let files: Vec<_> = store.list_all().await.expect("listed").into_iter().cycle().take(500).collect();
+            let clock = SystemClock::new();
+            let longest = files.iter().map(|f| f.size).max().expect("files");
+            let budget = 40 * (OVERHEAD + longest);
+            let mut fetcher = Fetcher::new(&store, &clock, &files, limits(8, budget, 1 << 20));
+            let (mut most_running, mut most_waiting) = (0, 0);
+            while fetcher.next().await.expect("fetched").is_some() {
+                most_running = most_running.max(fetcher.running.len());
+                // A consumer at work: nothing is taken, but requests go on until the budget is used.
+                let work = async {
+                    for _ in 0..200 {
+                        tokio::task::yield_now().await;
+                    }
+                };
+                fetcher.alongside(work).await;
+                most_waiting = most_waiting.max(fetcher.ready.len());
+                assert!(fetcher.reserved <= budget && fetcher.running.len() <= 8);
+            }
+            (most_running, most_waiting)
+        });
+        assert!(most.0 >= 7 && most.1 >= 40, "{most:?}");
+        assert_eq!(blob.log.lock().expect("not poisoned").gets.len(), 500);
+    }
+}

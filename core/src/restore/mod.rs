@@ -12,7 +12,12 @@ mod write;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
-mod tests;
+mod tests {
+    mod faults;
+    mod place;
+    mod states;
+    mod turns;
+}
 
 use std::path::PathBuf;
 use std::sync::Arc;

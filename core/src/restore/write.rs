@@ -388,3 +388,134 @@ impl PageSet {
         self.count
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+    use replicate_format::{Encoder, Header, PageEncoding, Txid, TxidRange};
+
+    use super::*;
+    use crate::restore::testing::{block_on, busy_model};
+
+    /// Where the stretches written lie, without their bytes.
+    #[derive(Debug, Default)]
+    struct Written(Mutex<BTreeMap<u64, u64>>);
+
+    impl DiskFile for Written {
+        fn read_at(&self, _: u64, _: &mut [u8]) -> io::Result<usize> {
+            Ok(0)
+        }
+        fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+            let twice = self.0.lock().expect("not poisoned").insert(offset, bytes.len() as u64);
+            assert_eq!(twice, None, "a page is written once");
+            Ok(())
+        }
+        fn set_len(&self, _: u64) -> io::Result<()> {
+            Ok(())
+        }
+        fn len(&self) -> io::Result<u64> {
+            Ok(0)
+        }
+        fn sync(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_lock_page_is_never_written_and_everything_else_once_in_large_stretches() {
+        let page_size = PageSize::MAX;
+        let lock = page_size.lock_page().get();
+        let txids = TxidRange::single(Txid(1)).expect("valid");
+        let header = Header::untracked(page_size, lock + 2, txids, 0);
+        let mut encoder = Encoder::new(Vec::new(), header, PageEncoding::Block).expect("valid");
+        let zeros = vec![0; page_size.len()];
+        for pgno in (1..=lock + 2).filter(|&pgno| pgno != lock) {
+            encoder.page(Pgno::new(pgno).expect("not zero"), &zeros).expect("in order");
+        }
+        let bytes = Bytes::from(encoder.finish().expect("complete").1);
+
+        let (_, blob) = busy_model(512).store();
+        let store = crate::store::LtxStore::new(blob);
+        let mut info = block_on(store.list_all()).expect("listed").remove(0);
+        (info.txids, info.size) = (txids, bytes.len() as u64);
+        let mut writer = PageWriter::new(vec![info]);
+        writer.feed(Piece { file: 0, bytes, last: true });
+        let (file, mut batch) = (Written::default(), Batch::default());
+        loop {
+            let step = writer.step().expect("fine");
+            batch = writer.swap_batch(batch);
+            batch.write(&file).expect("written");
+            match step {
+                Step::Full => {}
+                Step::Done => break,
+                Step::Hungry => panic!("all was fed"),
+            }
+        }
+        writer.finish().expect("complete");
+        let written = file.0.into_inner().expect("not poisoned");
+        let total: u64 = written.values().sum();
+        assert_eq!(total, u64::from(lock + 1) * u64::from(page_size.get()));
+        let lock_at = page_size.lock_page().offset(page_size);
+        assert!(written.iter().all(|(&at, &len)| at + len <= lock_at || at > lock_at));
+        assert!(written.len() as u64 <= total / BATCH as u64 + 3, "{} writes", written.len());
+    }
+
+    #[test]
+    fn a_header_that_claims_more_pages_than_the_files_can_hold_takes_no_memory() {
+        let txids = TxidRange::new(Txid(2), Txid(2)).expect("valid");
+        let header = Header::untracked(PageSize::MIN, u32::MAX, txids, 0);
+        let mut encoder = Encoder::new(Vec::new(), header, PageEncoding::Frame).expect("valid");
+        encoder.page(Pgno::FIRST, &[7; 512]).expect("in order");
+        let bytes = Bytes::from(encoder.finish().expect("complete").1);
+        let (_, blob) = busy_model(512).store();
+        let mut info = block_on(crate::store::LtxStore::new(blob).list_all()).expect("listed").remove(0);
+        (info.txids, info.size) = (txids, bytes.len() as u64);
+        let mut writer = PageWriter::new(vec![info]);
+        writer.feed(Piece { file: 0, bytes, last: true });
+        assert_eq!(writer.step().expect_err("too many").kind(), ErrorKind::Corrupt);
+        assert!(writer.done.bits.is_empty());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        #[test]
+        fn it_does_not_matter_how_the_bytes_are_cut(cuts in prop::collection::vec(1_usize..9000, 1..40)) {
+            let model = busy_model(4096);
+            let (store, _) = model.store();
+            let (files, bodies) = block_on(async {
+                let files = store.list_all().await.expect("listed");
+                let plan = super::super::plan::plan(&files, super::super::plan::PlanTarget::Latest).expect("fine");
+                let files: Vec<_> = plan.files().iter().rev().cloned().collect();
+                let mut bodies = Vec::new();
+                for file in &files {
+                    bodies.push(store.get(file, None).await.expect("there"));
+                }
+                (files, bodies)
+            });
+            let mut cuts = cuts.into_iter().cycle();
+            let mut pieces = VecDeque::new();
+            for (file, mut body) in bodies.into_iter().enumerate() {
+                while !body.is_empty() {
+                    let bytes = body.split_to(cuts.next().expect("endless").min(body.len()));
+                    pieces.push_back(Piece { file, bytes, last: body.is_empty() });
+                }
+            }
+            let mut writer = PageWriter::new(files);
+            while writer.step().expect("fine") == Step::Hungry {
+                writer.feed(pieces.pop_front().expect("enough was fed"));
+            }
+            prop_assert!(pieces.is_empty());
+            let batch = writer.swap_batch(Batch::default());
+            let shape = writer.finish().expect("complete");
+            let mut database = vec![0; usize::try_from(shape.bytes()).expect("small")];
+            for extent in &batch.extents {
+                let at = usize::try_from(extent.offset).expect("small");
+                database[at..at + extent.len].copy_from_slice(&batch.buf[extent.start..extent.start + extent.len]);
+            }
+            prop_assert!(database == model.bytes(model.txid));
+        }
+    }
+}
