@@ -249,6 +249,7 @@ def d_engine_closes_last(folder):
     before = identities(db)
     engine.close()
     equal(identities(db), before)
+    equal(engine_locks(db), [])
     mine.execute("INSERT INTO t VALUES ('later')")
     equal(ask("write", db), "ok")
     equal(identities(db), before)
@@ -410,6 +411,11 @@ def i6_no_lock_stays_rollback(folder):
     no_lock_stays(folder, "DELETE")
 
 
+def engine_locks(db):
+    """Those of open file descriptions; the host's are of the process."""
+    return [lock for path in (db, shm(db)) for lock in ask("locks", path) if lock[0] == "OFDLCK"]
+
+
 @scene
 def i6_pinned_file_keeps_no_lock(folder):
     """A raw reader of `-shm` must not keep the lock that says "connected" when our SQLite has gone."""
@@ -420,7 +426,9 @@ def i6_pinned_file_keeps_no_lock(folder):
     engine = lab.open_plain(db)
     engine.query("SELECT who FROM t")
     with lab.pin(shm(db)), lab.pin(db):
+        assert engine_locks(db) != [], "the engine is connected"
         engine.close()
+        equal(engine_locks(db), [])
         mine.close()
         assert not os.path.exists(wal(db)), "nobody is connected any more"
     all_there(db, "host")
