@@ -151,7 +151,7 @@ impl Bridge {
         }
         let count = queue.items.len().min(BATCH);
         let mut batch: Vec<_> = queue.items.drain(..count).collect();
-        queue.events -= batch.iter().filter(|item| matches!(item, Item::Event(..))).count();
+        queue.events -= batch.iter().filter(|item| item.is_event()).count();
         let dropped = std::mem::take(&mut queue.dropped);
         drop(queue);
         self.taken.notify_all();

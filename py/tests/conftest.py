@@ -42,4 +42,4 @@ def started() -> Iterator[Callable[..., replicate.Replicator]]:
 
     yield start
     for replicator in running:
-        replicator.stop(timeout=5)
+        replicator.stop(timeout=1)

@@ -118,7 +118,7 @@ def test_an_outage_is_not_felt_by_the_application_and_heals(server: Server, tmp_
             until(lambda: replicator.sync_status().state == "stalled", "the state says that nothing arrives")
             stalled = replicator.sync_status()
             assert isinstance(stalled.last_error, replicate.UnavailableError) and not stalled.in_sync
-            assert str(server.port) in str(stalled.last_error) or stalled.last_error.hint
+            assert "refused" in str(stalled.last_error)
             load.goes_on()
             with pytest.raises(replicate.SyncTimeoutError):
                 replicator.sync(timeout=0.5)
