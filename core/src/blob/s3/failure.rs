@@ -78,6 +78,7 @@ impl Doing<'_> {
             (_, "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "NotSignedUp" | "InvalidToken") | (401, _) => {
                 (ErrorKind::Denied, Some(KEYS))
             }
+            (404, _) => (ErrorKind::Config, Some("check bucket, endpoint and path style")),
             (403, _) => {
                 (ErrorKind::Denied, Some("check the keys, the policy of the bucket and the clock of this machine"))
             }
