@@ -28,6 +28,9 @@ use crate::exec::Blocking;
 /// Bytes that are asked of a body at a time.
 const CHUNK: u64 = 1 << 20;
 
+/// Bytes of a range that memory is taken for before the length of the file is known.
+const FORESEEN: u64 = 8 << 20;
+
 /// How long a temporary file may belong to a put that still runs, perhaps on another host.
 const ABANDONED_MS: i64 = 24 * 3600 * 1000;
 
@@ -281,12 +284,16 @@ impl BlobStore for FileStore {
 
     async fn get(&self, key: &ObjectKey, range: Option<Range<u64>>) -> BlobResult<Bytes> {
         let path = self.path(key);
+        // Taken here, not on a thread of the pool: memory freed elsewhere stays with the thread that took it,
+        // and a restore from a folder would hold twice the memory it uses.
+        let asked = range.as_ref().map_or(0, |range| range.end.saturating_sub(range.start).min(FORESEEN));
+        let mut bytes = vec![0; usize::try_from(asked).unwrap_or(0)];
         let read = self.blocking(move |disk| -> io::Result<Vec<u8>> {
             let file = disk.open(&path)?;
             let range = cut(range, file.len()?);
             let wanted = usize::try_from(range.end - range.start).map_err(io::Error::other)?;
             // Without this a folder would give an empty body for an empty range.
-            let mut bytes = vec![0; wanted.max(1)];
+            bytes.resize(wanted.max(1), 0);
             let read = file.read_at(range.start, &mut bytes)?;
             bytes.truncate(read.min(wanted));
             Ok(bytes)

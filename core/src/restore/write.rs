@@ -408,7 +408,11 @@ mod tests {
             Ok(0)
         }
         fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-            let twice = self.0.lock().expect("not poisoned").insert(offset, bytes.len() as u64);
+            let twice = self
+                .0
+                .lock()
+                .expect("not poisoned")
+                .insert(offset, bytes.len() as u64);
             assert_eq!(twice, None, "a page is written once");
             Ok(())
         }
@@ -432,7 +436,9 @@ mod tests {
         let mut encoder = Encoder::new(Vec::new(), header, PageEncoding::Block).expect("valid");
         let zeros = vec![0; page_size.len()];
         for pgno in (1..=lock + 2).filter(|&pgno| pgno != lock) {
-            encoder.page(Pgno::new(pgno).expect("not zero"), &zeros).expect("in order");
+            encoder
+                .page(Pgno::new(pgno).expect("not zero"), &zeros)
+                .expect("in order");
         }
         let bytes = Bytes::from(encoder.finish().expect("complete").1);
 
@@ -441,7 +447,11 @@ mod tests {
         let mut info = block_on(store.list_all()).expect("listed").remove(0);
         (info.txids, info.size) = (txids, bytes.len() as u64);
         let mut writer = PageWriter::new(vec![info]);
-        writer.feed(Piece { file: 0, bytes, last: true });
+        writer.feed(Piece {
+            file: 0,
+            bytes,
+            last: true,
+        });
         let (file, mut batch) = (Written::default(), Batch::default());
         loop {
             let step = writer.step().expect("fine");
@@ -458,8 +468,16 @@ mod tests {
         let total: u64 = written.values().sum();
         assert_eq!(total, u64::from(lock + 1) * u64::from(page_size.get()));
         let lock_at = page_size.lock_page().offset(page_size);
-        assert!(written.iter().all(|(&at, &len)| at + len <= lock_at || at > lock_at));
-        assert!(written.len() as u64 <= total / BATCH as u64 + 3, "{} writes", written.len());
+        assert!(
+            written
+                .iter()
+                .all(|(&at, &len)| at + len <= lock_at || at > lock_at)
+        );
+        assert!(
+            written.len() as u64 <= total / BATCH as u64 + 3,
+            "{} writes",
+            written.len()
+        );
     }
 
     #[test]
@@ -470,11 +488,20 @@ mod tests {
         encoder.page(Pgno::FIRST, &[7; 512]).expect("in order");
         let bytes = Bytes::from(encoder.finish().expect("complete").1);
         let (_, blob) = busy_model(512).store();
-        let mut info = block_on(crate::store::LtxStore::new(blob).list_all()).expect("listed").remove(0);
+        let mut info = block_on(crate::store::LtxStore::new(blob).list_all())
+            .expect("listed")
+            .remove(0);
         (info.txids, info.size) = (txids, bytes.len() as u64);
         let mut writer = PageWriter::new(vec![info]);
-        writer.feed(Piece { file: 0, bytes, last: true });
-        assert_eq!(writer.step().expect_err("too many").kind(), ErrorKind::Corrupt);
+        writer.feed(Piece {
+            file: 0,
+            bytes,
+            last: true,
+        });
+        assert_eq!(
+            writer.step().expect_err("too many").kind(),
+            ErrorKind::Corrupt
+        );
         assert!(writer.done.bits.is_empty());
     }
 
