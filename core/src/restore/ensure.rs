@@ -19,11 +19,7 @@ const TURN_POLL: Duration = Duration::from_millis(20);
 
 /// Restores the newest state if there is no database at `path`, or an empty file that nobody uses. `None` if there
 /// is one already, or if there is no backup.
-pub(crate) async fn ensure_exists(
-    store: &LtxStore,
-    path: &Path,
-    env: &RestoreEnv,
-) -> Result<Option<RestoreReport>> {
+pub(crate) async fn ensure_exists(store: &LtxStore, path: &Path, env: &RestoreEnv) -> Result<Option<RestoreReport>> {
     if file_len(path, env).await?.is_some_and(|len| len > 0) {
         return Ok(None);
     }
@@ -46,10 +42,9 @@ async fn file_len(path: &Path, env: &RestoreEnv) -> Result<Option<u64>> {
     let (disk, at) = (env.disk.clone(), path.to_path_buf());
     let entry = env.blocking.run(move || disk.stat(&at)).await;
     match entry.map_err(|e| Error::disk("look at the database", path, e))? {
-        Some(entry) if entry.is_dir => Err(Error::new(
-            ErrorKind::Config,
-            format!("the database is a folder path={}", path.display()),
-        )),
+        Some(entry) if entry.is_dir => {
+            Err(Error::new(ErrorKind::Config, format!("the database is a folder path={}", path.display())))
+        }
         entry => Ok(entry.map(|entry| entry.len)),
     }
 }
@@ -63,10 +58,7 @@ async fn turn(path: &Path, env: &RestoreEnv) -> Result<Box<dyn DiskLock>> {
             disk.create_dir_all(&folder)?;
             disk.try_lock(&at)
         });
-        match lock
-            .await
-            .map_err(|e| Error::disk("take the restore lock", &lock_path, e))?
-        {
+        match lock.await.map_err(|e| Error::disk("take the restore lock", &lock_path, e))? {
             Some(lock) => return Ok(lock),
             None => env.clock.sleep(TURN_POLL).await,
         }

@@ -36,11 +36,7 @@ impl Limits {
     /// 16 MiB in ranges of 2 MiB: 800 MB/s at 20 ms. Twice as much was not faster, but allocators keep what was
     /// used, and a restore is to stay below 64 MiB.
     pub(crate) fn new(parallelism: usize) -> Self {
-        Self {
-            parallelism: parallelism.clamp(1, 64),
-            budget: 32 << 20,
-            range: 4 << 20,
-        }
+        Self { parallelism: parallelism.clamp(1, 64), budget: 32 << 20, range: 4 << 20 }
     }
 }
 
@@ -48,11 +44,7 @@ impl Limits {
 const OVERHEAD: u64 = 4096;
 
 /// Pauses before the second, third and fourth attempt of one range.
-const BACKOFF: [Duration; 3] = [
-    Duration::from_millis(250),
-    Duration::from_millis(500),
-    Duration::from_millis(1000),
-];
+const BACKOFF: [Duration; 3] = [Duration::from_millis(250), Duration::from_millis(500), Duration::from_millis(1000)];
 
 /// Why a file did not come.
 #[derive(Debug)]
@@ -69,11 +61,8 @@ pub(crate) enum FetchError {
 impl From<FetchError> for Error {
     fn from(error: FetchError) -> Self {
         match error {
-            FetchError::Gone { key } => Self::new(
-                ErrorKind::Unavailable,
-                format!("file was removed key={key}"),
-            )
-            .with_hint("something prunes this replica; try again"),
+            FetchError::Gone { key } => Self::new(ErrorKind::Unavailable, format!("file was removed key={key}"))
+                .with_hint("something prunes this replica; try again"),
             FetchError::Failed(error) => error,
         }
     }
@@ -110,12 +99,7 @@ pub(crate) struct Fetcher<'a> {
 
 impl<'a> Fetcher<'a> {
     /// Fetches these files in this order. Nothing is requested before the first bytes are asked for.
-    pub(crate) fn new(
-        store: &'a LtxStore,
-        clock: &'a dyn Clock,
-        files: &'a [LtxInfo],
-        limits: Limits,
-    ) -> Self {
+    pub(crate) fn new(store: &'a LtxStore, clock: &'a dyn Clock, files: &'a [LtxInfo], limits: Limits) -> Self {
         Self {
             store,
             clock,
@@ -149,18 +133,11 @@ impl<'a> Fetcher<'a> {
         let Some(outcome) = self.ready.remove(&self.taken) else {
             return Ok(None);
         };
-        let (file, range) = self
-            .requested
-            .pop_front()
-            .expect("what is ready was requested");
+        let (file, range) = self.requested.pop_front().expect("what is ready was requested");
         self.taken += 1;
         self.reserved -= cost(&range);
         let last = range.end == self.files[file].size;
-        Ok(Some(Piece {
-            file,
-            bytes: outcome?,
-            last,
-        }))
+        Ok(Some(Piece { file, bytes: outcome?, last }))
     }
 
     /// Waits for `work` and keeps the requests going meanwhile.
@@ -193,18 +170,12 @@ impl<'a> Fetcher<'a> {
             if !self.requested.is_empty() && self.reserved + cost(&range) > self.limits.budget {
                 return;
             }
-            self.next = if range.end == file.size {
-                (index + 1, 0)
-            } else {
-                (index, range.end)
-            };
+            self.next = if range.end == file.size { (index + 1, 0) } else { (index, range.end) };
             self.reserved += cost(&range);
             let number = self.taken + self.requested.len() as u64;
             self.requested.push_back((index, range.clone()));
             let (store, clock) = (self.store, self.clock);
-            self.running.push(Box::pin(async move {
-                (number, fetch(store, clock, file, range).await)
-            }));
+            self.running.push(Box::pin(async move { (number, fetch(store, clock, file, range).await) }));
         }
     }
 }
@@ -226,8 +197,7 @@ async fn fetch(store: &LtxStore, clock: &dyn Clock, file: &LtxInfo, range: Range
                     std::cmp::Ordering::Equal => return Ok(join(parts)),
                     std::cmp::Ordering::Less => cut_short(file, at, &range),
                     std::cmp::Ordering::Greater => {
-                        let message =
-                            format!("the store sent more than was asked for key={}", file.key());
+                        let message = format!("the store sent more than was asked for key={}", file.key());
                         return Err(FetchError::Failed(Error::internal(message)));
                     }
                 }
@@ -248,8 +218,7 @@ async fn fetch(store: &LtxStore, clock: &dyn Clock, file: &LtxInfo, range: Range
 
 fn cut_short(file: &LtxInfo, at: u64, range: &Range<u64>) -> Error {
     let (end, size, key) = (range.end, file.size, file.key());
-    let message =
-        format!("the file ends before its listed size at={at} wanted={end} size={size} key={key}");
+    let message = format!("the file ends before its listed size at={at} wanted={end} size={size} key={key}");
     Error::new(ErrorKind::Corrupt, message)
 }
 
@@ -277,11 +246,7 @@ mod tests {
     use crate::restore::testing::{block_on, busy_model};
 
     fn limits(parallelism: usize, budget: u64, range: u64) -> Limits {
-        Limits {
-            parallelism,
-            budget,
-            range,
-        }
+        Limits { parallelism, budget, range }
     }
 
     #[test]
@@ -290,11 +255,7 @@ mod tests {
         block_on(async {
             let files = store.list_all().await.expect("listed");
             let clock = SystemClock::new();
-            for limits in [
-                limits(1, 1, 7),
-                limits(3, 10_000, 100),
-                limits(64, 1 << 20, 1 << 20),
-            ] {
+            for limits in [limits(1, 1, 7), limits(3, 10_000, 100), limits(64, 1 << 20, 1 << 20)] {
                 let mut fetcher = Fetcher::new(&store, &clock, &files, limits);
                 for (index, file) in files.iter().enumerate() {
                     let mut bytes = Vec::new();
@@ -307,10 +268,7 @@ mod tests {
                             break;
                         }
                     }
-                    assert!(
-                        bytes == store.get(file, None).await.expect("there"),
-                        "{limits:?}"
-                    );
+                    assert!(bytes == store.get(file, None).await.expect("there"), "{limits:?}");
                 }
                 assert!(fetcher.next().await.expect("fetched").is_none());
             }
@@ -321,14 +279,7 @@ mod tests {
     fn small_files_keep_all_requests_busy_and_the_budget_bounds_what_waits() {
         let (store, blob) = busy_model(512).store();
         let most = block_on(async {
-            let files: Vec<_> = store
-                .list_all()
-                .await
-                .expect("listed")
-                .into_iter()
-                .cycle()
-                .take(500)
-                .collect();
+            let files: Vec<_> = store.list_all().await.expect("listed").into_iter().cycle().take(500).collect();
             let clock = SystemClock::new();
             let longest = files.iter().map(|f| f.size).max().expect("files");
             let budget = 40 * (OVERHEAD + longest);

@@ -76,13 +76,7 @@ impl RestoreOptions {
     /// The newest state to this file.
     pub fn new(output: impl Into<PathBuf>) -> Self {
         let (target, check) = (Target::default(), Check::default());
-        Self {
-            output: output.into(),
-            target,
-            check,
-            overwrite: false,
-            parallelism: 32,
-        }
+        Self { output: output.into(), target, check, overwrite: false, parallelism: 32 }
     }
 
     /// The same for another state.

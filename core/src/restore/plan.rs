@@ -59,15 +59,11 @@ pub(crate) fn plan(files: &[LtxInfo], target: PlanTarget) -> Result<Plan> {
     for file in &files {
         if file.size < FILE_MIN {
             let (size, key) = (file.size, file.key());
-            let message =
-                format!("file is too short to be one size={size} least={FILE_MIN} key={key}");
+            let message = format!("file is too short to be one size={size} least={FILE_MIN} key={key}");
             return Err(Error::new(ErrorKind::Corrupt, message));
         }
     }
-    let txid = files
-        .last()
-        .map(|file| file.txids.max())
-        .unwrap_or_default();
+    let txid = files.last().map(|file| file.txids.max()).unwrap_or_default();
     Ok(Plan { files, txid })
 }
 
@@ -112,10 +108,7 @@ struct Span {
 
 impl From<&LtxInfo> for Span {
     fn from(file: &LtxInfo) -> Self {
-        Self {
-            level: file.level,
-            txids: file.txids,
-        }
+        Self { level: file.level, txids: file.txids }
     }
 }
 
@@ -127,20 +120,13 @@ impl Span {
 
     /// Greater is better: reaches further, then starts earlier, then is of a higher level.
     fn rank(self) -> (Txid, std::cmp::Reverse<Txid>, Level) {
-        (
-            self.txids.max(),
-            std::cmp::Reverse(self.txids.min()),
-            self.level,
-        )
+        (self.txids.max(), std::cmp::Reverse(self.txids.min()), self.level)
     }
 }
 
 fn choose(spans: &[Span], target: PlanTarget) -> Result<Vec<usize>> {
     if spans.is_empty() {
-        return Err(Error::new(
-            ErrorKind::NoBackup,
-            "the replica holds no backup",
-        ));
+        return Err(Error::new(ErrorKind::NoBackup, "the replica holds no backup"));
     }
     let limit = match target {
         PlanTarget::Latest => Txid(u64::MAX),
@@ -166,13 +152,8 @@ fn choose(spans: &[Span], target: PlanTarget) -> Result<Vec<usize>> {
 
 fn greedy(spans: &[Span], limit: Txid) -> Vec<usize> {
     let usable = |&i: &usize| spans[i].txids.max() <= limit;
-    let snapshots =
-        (0..spans.len()).filter(|&i| spans[i].level == Level::SNAPSHOT && spans[i].is_whole());
-    let mut chosen: Vec<_> = snapshots
-        .filter(usable)
-        .max_by_key(|&i| spans[i].rank())
-        .into_iter()
-        .collect();
+    let snapshots = (0..spans.len()).filter(|&i| spans[i].level == Level::SNAPSHOT && spans[i].is_whole());
+    let mut chosen: Vec<_> = snapshots.filter(usable).max_by_key(|&i| spans[i].rank()).into_iter().collect();
     let mut position = chosen.first().map_or(Txid::ZERO, |&i| spans[i].txids.max());
 
     let mut by_start: Vec<_> = (0..spans.len()).filter(usable).collect();
@@ -224,15 +205,9 @@ fn unreachable_error(spans: &[Span], wanted: Txid) -> Error {
         }
         (Some(only), None) => format!("the last that can be restored is {only}"),
         (None, Some(only)) => format!("the first that can be restored is {only}"),
-        (None, None) => {
-            "nothing can be restored: no snapshot and no first file are left".to_owned()
-        }
+        (None, None) => "nothing can be restored: no snapshot and no first file are left".to_owned(),
     };
-    Error::new(
-        ErrorKind::NoBackup,
-        format!("no set of files ends at txid={wanted}"),
-    )
-    .with_hint(hint)
+    Error::new(ErrorKind::NoBackup, format!("no set of files ends at txid={wanted}")).with_hint(hint)
 }
 
 #[cfg(test)]
@@ -244,10 +219,7 @@ mod tests {
 
     fn span((level, min, max): (u8, u64, u64)) -> Span {
         let txids = TxidRange::new(Txid(min), Txid(max)).expect("valid");
-        Span {
-            level: Level::new(level).expect("valid"),
-            txids,
-        }
+        Span { level: Level::new(level).expect("valid"), txids }
     }
 
     fn spans(files: &[(u8, u64, u64)]) -> Vec<Span> {
@@ -255,10 +227,7 @@ mod tests {
     }
 
     fn chosen(files: &[(u8, u64, u64)], target: PlanTarget) -> Result<Vec<(u8, u64, u64)>> {
-        Ok(choose(&spans(files), target)?
-            .into_iter()
-            .map(|i| files[i])
-            .collect())
+        Ok(choose(&spans(files), target)?.into_iter().map(|i| files[i]).collect())
     }
 
     #[test]
@@ -271,58 +240,34 @@ mod tests {
 
     #[test]
     fn plans_of_single_cases() {
-        let cases: &[(&[(u8, u64, u64)], &[(u8, u64, u64)])] = &[
+        type Files = [(u8, u64, u64)];
+        let cases: &[(&Files, &Files)] = &[
             // A snapshot alone, and with what follows it.
             (&[(9, 1, 10)], &[(9, 1, 10)]),
             (&[(9, 1, 10), (0, 11, 11)], &[(9, 1, 10), (0, 11, 11)]),
             // Without a snapshot the first file is the whole one.
             (&[(0, 1, 1), (0, 2, 2)], &[(0, 1, 1), (0, 2, 2)]),
-            (
-                &[(0, 1, 1), (0, 2, 2), (1, 1, 2), (0, 3, 3)],
-                &[(1, 1, 2), (0, 3, 3)],
-            ),
+            (&[(0, 1, 1), (0, 2, 2), (1, 1, 2), (0, 3, 3)], &[(1, 1, 2), (0, 3, 3)]),
             // The longest range of any level.
-            (
-                &[(9, 1, 5), (1, 6, 8), (2, 6, 20), (0, 6, 6)],
-                &[(9, 1, 5), (2, 6, 20)],
-            ),
+            (&[(9, 1, 5), (1, 6, 8), (2, 6, 20), (0, 6, 6)], &[(9, 1, 5), (2, 6, 20)]),
             // A hole in a level is bridged by a lower one.
-            (
-                &[(9, 1, 5), (1, 6, 7), (1, 9, 10), (0, 8, 8)],
-                &[(9, 1, 5), (1, 6, 7), (0, 8, 8), (1, 9, 10)],
-            ),
+            (&[(9, 1, 5), (1, 6, 7), (1, 9, 10), (0, 8, 8)], &[(9, 1, 5), (1, 6, 7), (0, 8, 8), (1, 9, 10)]),
             // Copies of the same range: one, of the higher level.
             (&[(9, 1, 5), (0, 6, 6), (1, 6, 6)], &[(9, 1, 5), (1, 6, 6)]),
             // Overlaps inside a level and over the snapshot.
-            (
-                &[(9, 1, 5), (1, 4, 9), (1, 8, 12)],
-                &[(9, 1, 5), (1, 4, 9), (1, 8, 12)],
-            ),
+            (&[(9, 1, 5), (1, 4, 9), (1, 8, 12)], &[(9, 1, 5), (1, 4, 9), (1, 8, 12)]),
             // A whole file that reaches beyond the snapshot makes the snapshot needless.
-            (
-                &[(9, 1, 5), (3, 1, 100), (0, 101, 101)],
-                &[(3, 1, 100), (0, 101, 101)],
-            ),
+            (&[(9, 1, 5), (3, 1, 100), (0, 101, 101)], &[(3, 1, 100), (0, 101, 101)]),
         ];
         for (files, expected) in cases {
-            assert_eq!(
-                chosen(files, Latest).expect("reachable"),
-                *expected,
-                "{files:?}"
-            );
+            assert_eq!(chosen(files, Latest).expect("reachable"), *expected, "{files:?}");
         }
     }
 
     #[test]
     fn nothing_at_all_is_no_backup() {
-        assert_eq!(
-            chosen(&[], Latest).expect_err("nothing").kind(),
-            ErrorKind::NoBackup
-        );
-        assert_eq!(
-            chosen(&[], Exactly(Txid(3))).expect_err("nothing").kind(),
-            ErrorKind::NoBackup
-        );
+        assert_eq!(chosen(&[], Latest).expect_err("nothing").kind(), ErrorKind::NoBackup);
+        assert_eq!(chosen(&[], Exactly(Txid(3))).expect_err("nothing").kind(), ErrorKind::NoBackup);
     }
 
     #[test]
@@ -335,20 +280,14 @@ mod tests {
             let error = chosen(files, Latest).expect_err("gap");
             assert_eq!(error.kind(), ErrorKind::Corrupt);
             let (reached, next) = (Txid(reached).to_string(), Txid(next).to_string());
-            assert!(
-                error.message().contains(&format!("reached={reached}")),
-                "{error}"
-            );
+            assert!(error.message().contains(&format!("reached={reached}")), "{error}");
             assert!(error.message().contains(&format!("next={next}")), "{error}");
         }
     }
 
     #[test]
     fn files_before_the_snapshot_are_no_gap() {
-        assert_eq!(
-            chosen(&[(0, 3, 3), (9, 1, 9)], Latest).expect("fine"),
-            [(9, 1, 9)]
-        );
+        assert_eq!(chosen(&[(0, 3, 3), (9, 1, 9)], Latest).expect("fine"), [(9, 1, 9)]);
     }
 
     #[test]
@@ -357,24 +296,11 @@ mod tests {
         let error = chosen(&files, Exactly(Txid(7))).expect_err("inside");
         assert_eq!(error.kind(), ErrorKind::NoBackup);
         let hint = error.hint().expect("a hint");
-        assert!(
-            hint.contains(&Txid(5).to_string()) && hint.contains(&Txid(9).to_string()),
-            "{hint}"
-        );
+        assert!(hint.contains(&Txid(5).to_string()) && hint.contains(&Txid(9).to_string()), "{hint}");
         let error = chosen(&files, Exactly(Txid(2))).expect_err("below the only snapshot");
-        assert!(
-            error
-                .hint()
-                .is_some_and(|h| h.contains(&Txid(5).to_string())),
-            "{error}"
-        );
+        assert!(error.hint().is_some_and(|h| h.contains(&Txid(5).to_string())), "{error}");
         let error = chosen(&files, Exactly(Txid(10))).expect_err("beyond the end");
-        assert!(
-            error
-                .hint()
-                .is_some_and(|h| h.contains(&Txid(9).to_string())),
-            "{error}"
-        );
+        assert!(error.hint().is_some_and(|h| h.contains(&Txid(9).to_string())), "{error}");
     }
 
     #[test]
@@ -385,12 +311,7 @@ mod tests {
             let mut rest = files.clone();
             rest.remove(lost);
             let plan = chosen(&rest, Latest).expect("covered");
-            assert_eq!(
-                plan.last().map(|f| f.2),
-                Some(12),
-                "without {:?}",
-                files[lost]
-            );
+            assert_eq!(plan.last().map(|f| f.2), Some(12), "without {:?}", files[lost]);
         }
     }
 
@@ -413,8 +334,7 @@ mod tests {
 
     fn file() -> impl Strategy<Value = (u8, u64, u64)> {
         let whole = (0_u8..=9, 1_u64..14).prop_map(|(level, max)| (level, 1, max));
-        let part =
-            (0_u8..=8, 1_u64..14, 0_u64..5).prop_map(|(level, min, len)| (level, min, min + len));
+        let part = (0_u8..=8, 1_u64..14, 0_u64..5).prop_map(|(level, min, len)| (level, min, min + len));
         prop_oneof![1 => whole, 6 => part]
     }
 

@@ -55,27 +55,12 @@ pub(crate) async fn run(
         let message = format!("the output names no file path={}", options.output.display());
         return Err(Error::new(ErrorKind::Config, message));
     }
-    let mut meter = Meter {
-        progress,
-        done: 0,
-        total: 0,
-    };
-    let built = cancellable(
-        env.clock.as_ref(),
-        cancel,
-        build(store, options, env, &mut meter),
-    )
-    .await?;
-    let Built {
-        scratch,
-        plan,
-        shape,
-    } = built;
+    let mut meter = Meter { progress, done: 0, total: 0 };
+    let built = cancellable(env.clock.as_ref(), cancel, build(store, options, env, &mut meter)).await?;
+    let Built { scratch, plan, shape } = built;
 
     let (overwrite, now) = (options.overwrite, env.clock.now());
-    env.blocking
-        .run(move || scratch.place(overwrite, now))
-        .await?;
+    env.blocking.run(move || scratch.place(overwrite, now)).await?;
     meter.end();
     let report = RestoreReport {
         txid: plan.txid(),
@@ -99,16 +84,9 @@ struct Built {
     shape: Shape,
 }
 
-async fn build(
-    store: &LtxStore,
-    options: &RestoreOptions,
-    env: &RestoreEnv,
-    meter: &mut Meter<'_>,
-) -> Result<Built> {
+async fn build(store: &LtxStore, options: &RestoreOptions, env: &RestoreEnv, meter: &mut Meter<'_>) -> Result<Built> {
     let (disk, output, overwrite) = (env.disk.clone(), options.output.clone(), options.overwrite);
-    env.blocking
-        .run(move || refuse_existing(disk.as_ref(), &output, overwrite))
-        .await?;
+    env.blocking.run(move || refuse_existing(disk.as_ref(), &output, overwrite)).await?;
     let plan = match choose(store, options.target).await {
         Err(error) if may_be_stale(&error, options.target) => {
             tracing::debug!(%error, "listing the replica again");
@@ -117,32 +95,20 @@ async fn build(
         other => other?,
     };
     match build_from(store, &plan, options, env, meter).await {
-        Ok((scratch, shape)) => Ok(Built {
-            scratch,
-            plan,
-            shape,
-        }),
+        Ok((scratch, shape)) => Ok(Built { scratch, plan, shape }),
         Err(FetchError::Failed(error)) => Err(error),
         Err(FetchError::Gone { key }) => {
-            tracing::debug!(
-                key,
-                "a file was removed while it was to be restored, choosing again"
-            );
+            tracing::debug!(key, "a file was removed while it was to be restored, choosing again");
             let plan = choose(store, options.target).await?;
             let (scratch, shape) = build_from(store, &plan, options, env, meter).await?;
-            Ok(Built {
-                scratch,
-                plan,
-                shape,
-            })
+            Ok(Built { scratch, plan, shape })
         }
     }
 }
 
 /// Whether a listing made while files were merged and removed can be to blame. Not for an empty replica.
 fn may_be_stale(error: &Error, target: Target) -> bool {
-    error.kind() == ErrorKind::Corrupt
-        || (error.kind() == ErrorKind::NoBackup && target != Target::Latest)
+    error.kind() == ErrorKind::Corrupt || (error.kind() == ErrorKind::NoBackup && target != Target::Latest)
 }
 
 async fn choose(store: &LtxStore, target: Target) -> Result<Plan> {
@@ -164,19 +130,12 @@ async fn build_from(
 ) -> Result<(Scratch, Shape), FetchError> {
     meter.start(plan.bytes());
     let (disk, output) = (env.disk.clone(), options.output.clone());
-    let (scratch, file) = env
-        .blocking
-        .run(move || Scratch::create(disk, &output))
-        .await?;
+    let (scratch, file) = env.blocking.run(move || Scratch::create(disk, &output)).await?;
     let file: Arc<dyn DiskFile> = file.into();
     let newest_first: Vec<_> = plan.files().iter().rev().cloned().collect();
     let limits = Limits::new(options.parallelism);
     let fetcher = Fetcher::new(store, env.clock.as_ref(), &newest_first, limits);
-    let pages = Pages {
-        file: file.clone(),
-        path: scratch.path(),
-        blocking: env.blocking,
-    };
+    let pages = Pages { file: file.clone(), path: scratch.path(), blocking: env.blocking };
     let shape = pages.write(fetcher, &newest_first, meter).await?;
 
     let synced = env.blocking.run(move || file.sync());
@@ -212,9 +171,7 @@ impl Pages<'_> {
                 let step = writer.step();
                 (writer, step)
             });
-            let ((back, step), written) = fetcher
-                .alongside(join(decoding, self.write_batch(full.take())))
-                .await;
+            let ((back, step), written) = fetcher.alongside(join(decoding, self.write_batch(full.take()))).await;
             writer = back;
             if let Some(empty) = written? {
                 spare = empty;
@@ -231,8 +188,7 @@ impl Pages<'_> {
                 Step::Done => break,
             }
         }
-        self.write_batch(Some(writer.swap_batch(Batch::default())))
-            .await?;
+        self.write_batch(Some(writer.swap_batch(Batch::default()))).await?;
         Ok(writer.finish()?)
     }
 
@@ -241,13 +197,8 @@ impl Pages<'_> {
             return Ok(None);
         };
         let file = self.file.clone();
-        let written = self
-            .blocking
-            .run(move || batch.write(file.as_ref()).map(|()| batch))
-            .await;
-        written
-            .map(Some)
-            .map_err(|e| Error::disk("write the restored database", self.path, e))
+        let written = self.blocking.run(move || batch.write(file.as_ref()).map(|()| batch)).await;
+        written.map(Some).map_err(|e| Error::disk("write the restored database", self.path, e))
     }
 
     async fn set_len(&self, len: u64) -> Result<()> {
@@ -258,11 +209,7 @@ impl Pages<'_> {
 }
 
 /// Hands over what is there, at least one piece.
-async fn feed(
-    fetcher: &mut Fetcher<'_>,
-    writer: &mut PageWriter,
-    meter: &mut Meter<'_>,
-) -> Result<(), FetchError> {
+async fn feed(fetcher: &mut Fetcher<'_>, writer: &mut PageWriter, meter: &mut Meter<'_>) -> Result<(), FetchError> {
     let Some(mut piece) = fetcher.next().await? else {
         return Err(Error::internal("a restore wants more than its files hold").into());
     };
@@ -310,33 +257,20 @@ impl Meter<'_> {
 
     fn end(&mut self) {
         self.total = self.total.max(self.done);
-        (self.progress)(Progress {
-            done: self.total,
-            total: self.total,
-        });
+        (self.progress)(Progress { done: self.total, total: self.total });
     }
 
     fn tell(&self) {
-        (self.progress)(Progress {
-            done: self.done,
-            total: self.total,
-        });
+        (self.progress)(Progress { done: self.done, total: self.total });
     }
 }
 
 /// The result of `work`, unless it is cancelled before; then `work` is dropped.
-async fn cancellable<T>(
-    clock: &dyn Clock,
-    cancel: &Cancel,
-    work: impl Future<Output = Result<T>>,
-) -> Result<T> {
+async fn cancellable<T>(clock: &dyn Clock, cancel: &Cancel, work: impl Future<Output = Result<T>>) -> Result<T> {
     let mut work = pin!(work);
     loop {
         if cancel.is_cancelled() {
-            return Err(Error::new(
-                ErrorKind::Cancelled,
-                "the restore was cancelled",
-            ));
+            return Err(Error::new(ErrorKind::Cancelled, "the restore was cancelled"));
         }
         tokio::select! {
             biased;

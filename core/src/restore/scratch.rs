@@ -38,24 +38,15 @@ impl Scratch {
     /// Makes the folder of the target if need be, removes leftovers beside it, and creates an empty file there.
     pub(crate) fn create(disk: SharedDisk, target: &Path) -> Result<(Self, Box<dyn DiskFile>)> {
         let folder = folder_of(target);
-        disk.create_dir_all(folder)
-            .map_err(|e| Error::disk("make the folder", folder, e))?;
+        disk.create_dir_all(folder).map_err(|e| Error::disk("make the folder", folder, e))?;
         sweep(disk.as_ref(), target);
         loop {
             let path = scratch_name(target);
-            let lock = disk
-                .try_lock(&path)
-                .map_err(|e| Error::disk("lock", &path, e))?;
+            let lock = disk.try_lock(&path).map_err(|e| Error::disk("lock", &path, e))?;
             // Taken by a process with the same id in another container.
             let Some(lock) = lock else { continue };
             let (target, lock) = (target.to_path_buf(), Some(lock));
-            let scratch = Self {
-                disk,
-                target,
-                path,
-                lock,
-                placed: false,
-            };
+            let scratch = Self { disk, target, path, lock, placed: false };
             let file = scratch.disk.create(&scratch.path);
             let file = file.map_err(|e| Error::disk("create", &scratch.path, e))?;
             return Ok((scratch, file));
@@ -85,12 +76,7 @@ impl Scratch {
             true => Some(sqlite::guard_for_replace(&target)?),
             false => None,
         };
-        let aside = Aside::move_there(
-            disk.as_ref(),
-            &target,
-            if replaced { "replaced" } else { "orphan" },
-            now,
-        )?;
+        let aside = Aside::move_there(disk.as_ref(), &target, if replaced { "replaced" } else { "orphan" }, now)?;
         match self.rename(replaced) {
             Ok(()) => self.placed = true,
             Err(error) => {
@@ -99,8 +85,7 @@ impl Scratch {
             }
         }
         let folder = folder_of(&target);
-        disk.sync_dir(folder)
-            .map_err(|e| Error::disk("make the name durable", folder, e))?;
+        disk.sync_dir(folder).map_err(|e| Error::disk("make the name durable", folder, e))?;
         match replaced {
             true => aside.remove(disk.as_ref()),
             false => aside.tell(),
@@ -135,33 +120,24 @@ impl Drop for Scratch {
 /// # Errors
 /// `Exists` if it may not be, or is a folder.
 pub(crate) fn refuse_existing(disk: &dyn Disk, target: &Path, overwrite: bool) -> Result<bool> {
-    match disk
-        .stat(target)
-        .map_err(|e| Error::disk("look at the output", target, e))?
-    {
+    match disk.stat(target).map_err(|e| Error::disk("look at the output", target, e))? {
         None => Ok(false),
-        Some(entry) if entry.is_dir => Err(Error::new(
-            ErrorKind::Exists,
-            format!("the output is a folder path={}", target.display()),
-        )),
+        Some(entry) if entry.is_dir => {
+            Err(Error::new(ErrorKind::Exists, format!("the output is a folder path={}", target.display())))
+        }
         Some(_) if overwrite => Ok(true),
         Some(_) => Err(exists(target)),
     }
 }
 
 fn exists(target: &Path) -> Error {
-    Error::new(
-        ErrorKind::Exists,
-        format!("the output exists path={}", target.display()),
-    )
-    .with_hint("choose another path, or ask for overwriting")
+    Error::new(ErrorKind::Exists, format!("the output exists path={}", target.display()))
+        .with_hint("choose another path, or ask for overwriting")
 }
 
 /// The folder of a path; `.` for a bare name.
 pub(crate) fn folder_of(path: &Path) -> &Path {
-    path.parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-        .unwrap_or(Path::new("."))
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Removes what restores of this target have left behind that no longer run.
@@ -223,9 +199,7 @@ impl Aside {
         for suffix in ["-wal", "-journal"] {
             let from = with_suffix(target, suffix);
             if disk.stat(&from).map_err(|e| (from.clone(), e))?.is_some() {
-                let to = self
-                    .free_name(disk, &from, why, now)
-                    .map_err(|e| (from.clone(), e))?;
+                let to = self.free_name(disk, &from, why, now).map_err(|e| (from.clone(), e))?;
                 self.0.push((to, from));
             }
         }
@@ -236,13 +210,7 @@ impl Aside {
         disk.sync_dir(folder).map_err(|e| (folder.to_path_buf(), e))
     }
 
-    fn free_name(
-        &self,
-        disk: &dyn Disk,
-        from: &Path,
-        why: &str,
-        now: Timestamp,
-    ) -> io::Result<PathBuf> {
+    fn free_name(&self, disk: &dyn Disk, from: &Path, why: &str, now: Timestamp) -> io::Result<PathBuf> {
         for number in now.0.. {
             let to = with_suffix(from, &format!(".{why}-{number}"));
             match disk.rename_new(from, &to) {

@@ -8,14 +8,10 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
-use replicate_format::{
-    Decoder, Encoder, Header, Level, Merger, PageEncoding, PageSize, Pgno, Txid, TxidRange,
-};
+use replicate_format::{Decoder, Encoder, Header, Level, Merger, PageEncoding, PageSize, Pgno, Txid, TxidRange};
 
 use super::run::RestoreEnv;
-use crate::blob::{
-    BlobResult, BlobStore, Body, Caps, MemoryStore, ObjectKey, ObjectMeta, PutOptions,
-};
+use crate::blob::{BlobResult, BlobStore, Body, Caps, MemoryStore, ObjectKey, ObjectMeta, PutOptions};
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::disk::RealDisk;
 use crate::exec::Blocking;
@@ -42,24 +38,17 @@ impl Clock for FastClock {
 
 /// The real disk, a clock with short pauses, and either way to run blocking work.
 pub(crate) fn env(blocking: Blocking) -> RestoreEnv {
-    RestoreEnv {
-        disk: Arc::new(RealDisk),
-        clock: Arc::new(FastClock::default()),
-        blocking,
-    }
+    RestoreEnv { disk: Arc::new(RealDisk), clock: Arc::new(FastClock::default()), blocking }
 }
 
 /// Runs a future on a runtime of its own.
 pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.expect("a runtime").block_on(work)
 }
 
 /// What a store does instead of answering.
-pub(crate) type Fault =
-    dyn Fn(&FaultStore, &ObjectKey, &Range<u64>, &Bytes) -> Option<BlobResult<Bytes>> + Send + Sync;
+pub(crate) type Fault = dyn Fn(&FaultStore, &ObjectKey, &Range<u64>, &Bytes) -> Option<BlobResult<Bytes>> + Send + Sync;
 
 /// A memory store whose reads can be made to fail.
 pub(crate) struct FaultStore {
@@ -97,29 +86,16 @@ impl BlobStore for FaultStore {
         self.inner.location()
     }
 
-    async fn put(
-        &self,
-        key: &ObjectKey,
-        body: Body,
-        options: PutOptions,
-    ) -> BlobResult<ObjectMeta> {
+    async fn put(&self, key: &ObjectKey, body: Body, options: PutOptions) -> BlobResult<ObjectMeta> {
         self.inner.put(key, body, options).await
     }
 
     async fn get(&self, key: &ObjectKey, range: Option<Range<u64>>) -> BlobResult<Bytes> {
         tokio::task::yield_now().await;
         let asked = range.clone().unwrap_or(0..u64::MAX);
-        self.log
-            .lock()
-            .expect("not poisoned")
-            .gets
-            .push((key.to_string(), asked.clone()));
+        self.log.lock().expect("not poisoned").gets.push((key.to_string(), asked.clone()));
         let bytes = self.inner.get(key, range).await?;
-        match self
-            .fault
-            .as_ref()
-            .and_then(|fault| fault(self, key, &asked, &bytes))
-        {
+        match self.fault.as_ref().and_then(|fault| fault(self, key, &asked, &bytes)) {
             Some(instead) => instead,
             None => Ok(bytes),
         }
@@ -130,23 +106,12 @@ impl BlobStore for FaultStore {
         self.inner.head(key).await
     }
 
-    fn list(
-        &self,
-        prefix: &str,
-        start_after: Option<&str>,
-    ) -> BoxStream<'_, BlobResult<ObjectMeta>> {
+    fn list(&self, prefix: &str, start_after: Option<&str>) -> BoxStream<'_, BlobResult<ObjectMeta>> {
         use futures_util::StreamExt;
         self.log.lock().expect("not poisoned").lists += 1;
         let hide = self.hide_times;
         let listed = self.inner.list(prefix, start_after);
-        listed
-            .map(move |item| {
-                item.map(|meta| ObjectMeta {
-                    created: meta.created.filter(|_| !hide),
-                    ..meta
-                })
-            })
-            .boxed()
+        listed.map(move |item| item.map(|meta| ObjectMeta { created: meta.created.filter(|_| !hide), ..meta })).boxed()
     }
 
     async fn delete(&self, keys: &[ObjectKey]) -> BlobResult<()> {
@@ -181,19 +146,10 @@ impl Model {
     pub(crate) fn capture(&mut self, commit: u32, changed: &[u32]) -> &mut Self {
         self.txid += 1;
         let grown = self.commit + 1..=commit;
-        let pages: BTreeSet<_> = changed
-            .iter()
-            .copied()
-            .filter(|&p| p <= commit)
-            .chain(grown)
-            .collect();
-        let pages: BTreeSet<_> = pages
-            .into_iter()
-            .filter(|&p| p != self.page_size.lock_page().get())
-            .collect();
+        let pages: BTreeSet<_> = changed.iter().copied().filter(|&p| p <= commit).chain(grown).collect();
+        let pages: BTreeSet<_> = pages.into_iter().filter(|&p| p != self.page_size.lock_page().get()).collect();
         for &page in &pages {
-            self.pages
-                .insert(page, self.txid * 1_000_003 + u64::from(page));
+            self.pages.insert(page, self.txid * 1_000_003 + u64::from(page));
         }
         self.pages.retain(|&page, _| page <= commit);
         self.commit = commit;
@@ -213,10 +169,9 @@ impl Model {
 
     /// Merges single captures into a file of a level.
     pub(crate) fn merge(&mut self, level: u8, min: u64, max: u64) -> &mut Self {
-        let inputs =
-            (min..=max).map(|t| Decoder::new(self.files[&(0, t, t)].as_slice()).expect("valid"));
-        let mut merger = Merger::new(inputs.collect(), Vec::new(), PageEncoding::Frame)
-            .expect("they follow each other");
+        let inputs = (min..=max).map(|t| Decoder::new(self.files[&(0, t, t)].as_slice()).expect("valid"));
+        let mut merger =
+            Merger::new(inputs.collect(), Vec::new(), PageEncoding::Frame).expect("they follow each other");
         while merger.step().expect("valid") {}
         let (_, file) = merger.finish().expect("valid");
         self.files.insert((level, min, max), file);
@@ -230,13 +185,7 @@ impl Model {
     }
 
     /// Changes the bytes of a file.
-    pub(crate) fn damage(
-        &mut self,
-        level: u8,
-        min: u64,
-        max: u64,
-        how: impl FnOnce(&mut Vec<u8>),
-    ) -> &mut Self {
+    pub(crate) fn damage(&mut self, level: u8, min: u64, max: u64, how: impl FnOnce(&mut Vec<u8>)) -> &mut Self {
         how(self.files.get_mut(&(level, min, max)).expect("it is there"));
         self
     }
@@ -251,17 +200,11 @@ impl Model {
     fn encode(&self, min: u64, max: u64, pages: &BTreeSet<u32>) -> Vec<u8> {
         let txids = TxidRange::new(Txid(min), Txid(max)).expect("valid");
         let header = Header::untracked(self.page_size, self.commit, txids, time_of(max).0);
-        let encoding = if max % 2 == 0 {
-            PageEncoding::Frame
-        } else {
-            PageEncoding::Block
-        };
+        let encoding = if max.is_multiple_of(2) { PageEncoding::Frame } else { PageEncoding::Block };
         let mut encoder = Encoder::new(Vec::new(), header, encoding).expect("valid header");
         for &page in pages {
             let content = content(self.page_size, self.pages[&page]);
-            encoder
-                .page(Pgno::new(page).expect("not zero"), &content)
-                .expect("in order");
+            encoder.page(Pgno::new(page).expect("not zero"), &content).expect("in order");
         }
         encoder.finish().expect("complete").1
     }
@@ -285,10 +228,7 @@ impl Model {
     /// A store whose answers are bent.
     pub(crate) fn faulty(
         &self,
-        fault: impl Fn(&FaultStore, &ObjectKey, &Range<u64>, &Bytes) -> Option<BlobResult<Bytes>>
-        + Send
-        + Sync
-        + 'static,
+        fault: impl Fn(&FaultStore, &ObjectKey, &Range<u64>, &Bytes) -> Option<BlobResult<Bytes>> + Send + Sync + 'static,
     ) -> (LtxStore, Arc<FaultStore>) {
         self.store_with(Some(Box::new(fault)), false)
     }
@@ -298,18 +238,9 @@ impl Model {
         self.store_with(None, true)
     }
 
-    fn store_with(
-        &self,
-        fault: Option<Box<Fault>>,
-        hide_times: bool,
-    ) -> (LtxStore, Arc<FaultStore>) {
+    fn store_with(&self, fault: Option<Box<Fault>>, hide_times: bool) -> (LtxStore, Arc<FaultStore>) {
         let inner = MemoryStore::new(Arc::new(SystemClock::new()));
-        let blob = Arc::new(FaultStore {
-            inner,
-            fault,
-            hide_times,
-            log: Mutex::default(),
-        });
+        let blob = Arc::new(FaultStore { inner, fault, hide_times, log: Mutex::default() });
         let store = LtxStore::new(blob.clone());
         block_on(self.put_all(&store));
         (store, blob)
@@ -318,15 +249,9 @@ impl Model {
     /// Stores the files.
     pub(crate) async fn put_all(&self, store: &LtxStore) {
         for (&(level, min, max), file) in &self.files {
-            let (level, txids) = (
-                Level::new(level).expect("valid"),
-                TxidRange::new(Txid(min), Txid(max)),
-            );
+            let (level, txids) = (Level::new(level).expect("valid"), TxidRange::new(Txid(min), Txid(max)));
             let body = Arc::new(Bytes::from(file.clone()));
-            store
-                .put(level, txids.expect("valid"), body, time_of(max))
-                .await
-                .expect("stored");
+            store.put(level, txids.expect("valid"), body, time_of(max)).await.expect("stored");
         }
     }
 }
@@ -352,17 +277,8 @@ fn content(page_size: PageSize, seed: u64) -> Vec<u8> {
 /// A replica with all that a real one has: snapshot, merged levels, single files, growth and shrink.
 pub(crate) fn busy_model(page_size: u32) -> Model {
     let mut model = Model::new(page_size);
-    model
-        .capture(40, &[])
-        .capture(40, &[1, 7, 9])
-        .capture(55, &[2])
-        .snapshot();
-    model
-        .capture(55, &[3, 50])
-        .capture(30, &[1])
-        .capture(44, &[8])
-        .capture(44, &[8, 9, 44])
-        .capture(46, &[]);
+    model.capture(40, &[]).capture(40, &[1, 7, 9]).capture(55, &[2]).snapshot();
+    model.capture(55, &[3, 50]).capture(30, &[1]).capture(44, &[8]).capture(44, &[8, 9, 44]).capture(46, &[]);
     model.merge(1, 4, 6).merge(2, 4, 7);
     model.capture(46, &[46, 1]).capture(47, &[5]);
     model
@@ -371,14 +287,7 @@ pub(crate) fn busy_model(page_size: u32) -> Model {
 /// The names in a folder.
 pub(crate) fn names(folder: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder).expect("a folder");
-    let mut names: Vec<_> = entries
-        .map(|e| {
-            e.expect("an entry")
-                .file_name()
-                .to_string_lossy()
-                .into_owned()
-        })
-        .collect();
+    let mut names: Vec<_> = entries.map(|e| e.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
     names.sort();
     names
 }
@@ -387,43 +296,26 @@ pub(crate) fn names(folder: &Path) -> Vec<String> {
 pub(crate) fn sqlite_database(folder: &Path, rows: u32) -> (PathBuf, Vec<u8>) {
     let path = folder.join("made.db");
     let db = rusqlite::Connection::open(&path).expect("opens");
-    db.execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT);")
-        .expect("sql");
+    db.execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT);").expect("sql");
     for row in 0..rows {
-        db.execute(
-            "INSERT INTO t VALUES(?1, ?2)",
-            (row, format!("value {row}")),
-        )
-        .expect("sql");
+        db.execute("INSERT INTO t VALUES(?1, ?2)", (row, format!("value {row}"))).expect("sql");
     }
-    db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE);")
-        .expect("sql");
+    db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE);").expect("sql");
     let bytes = std::fs::read(&path).expect("readable");
     (path, bytes)
 }
 
 /// A replica that holds these bytes as its first capture.
 pub(crate) async fn put_database(store: &LtxStore, bytes: &[u8]) -> LtxInfo {
-    let page_size = replicate_format::DbHeader::decode(bytes)
-        .expect("a database")
-        .page_size;
+    let page_size = replicate_format::DbHeader::decode(bytes).expect("a database").page_size;
     let commit = u32::try_from(bytes.len() / page_size.len()).expect("small");
     let txids = TxidRange::single(Txid(1)).expect("valid");
     let header = Header::untracked(page_size, commit, txids, time_of(1).0);
     let mut encoder = Encoder::new(Vec::new(), header, PageEncoding::Frame).expect("valid header");
     for (page, pgno) in bytes.chunks(page_size.len()).zip(1..) {
-        encoder
-            .page(Pgno::new(pgno).expect("not zero"), page)
-            .expect("in order");
+        encoder.page(Pgno::new(pgno).expect("not zero"), page).expect("in order");
     }
     let file = encoder.finish().expect("complete").1;
-    store
-        .put(Level::L0, txids, Arc::new(Bytes::from(file)), time_of(1))
-        .await
-        .expect("stored");
-    store
-        .list(Level::L0, Txid::ZERO)
-        .await
-        .expect("listed")
-        .remove(0)
+    store.put(Level::L0, txids, Arc::new(Bytes::from(file)), time_of(1)).await.expect("stored");
+    store.list(Level::L0, Txid::ZERO).await.expect("listed").remove(0)
 }

@@ -19,16 +19,9 @@ use crate::store::{LtxInfo, LtxStore};
 /// # Errors
 /// `NoBackup`: there is no file, or all are newer. `Corrupt`: files beyond a gap belong to that time. And
 /// whatever the store answers.
-pub(crate) async fn resolve_time(
-    store: &LtxStore,
-    files: &[LtxInfo],
-    time: Timestamp,
-) -> Result<Txid> {
+pub(crate) async fn resolve_time(store: &LtxStore, files: &[LtxInfo], time: Timestamp) -> Result<Txid> {
     if files.is_empty() {
-        return Err(Error::new(
-            ErrorKind::NoBackup,
-            "the replica holds no backup",
-        ));
+        return Err(Error::new(ErrorKind::NoBackup, "the replica holds no backup"));
     }
     let points = reachable(files);
     // Points below `low` are known to be in time, points from `high` on to be late.
@@ -49,15 +42,9 @@ pub(crate) async fn resolve_time(
     match low.checked_sub(1) {
         Some(last) => Ok(points[last].txid),
         None => {
-            let first = store
-                .created(&files[points.first().map_or(0, |p| p.file)])
-                .await?;
-            let message = format!(
-                "no backup reaches back to time_ms={} first_ms={}",
-                time.0, first.0
-            );
-            Err(Error::new(ErrorKind::NoBackup, message)
-                .with_hint("choose a time at or after the first backup"))
+            let first = store.created(&files[points.first().map_or(0, |p| p.file)]).await?;
+            let message = format!("no backup reaches back to time_ms={} first_ms={}", time.0, first.0);
+            Err(Error::new(ErrorKind::NoBackup, message).with_hint("choose a time at or after the first backup"))
         }
     }
 }

@@ -48,10 +48,7 @@ impl Batch {
     /// Writes it and makes it empty.
     pub(crate) fn write(&mut self, file: &dyn DiskFile) -> io::Result<()> {
         for extent in &self.extents {
-            file.write_at(
-                extent.offset,
-                &self.buf[extent.start..extent.start + extent.len],
-            )?;
+            file.write_at(extent.offset, &self.buf[extent.start..extent.start + extent.len])?;
         }
         self.len = 0;
         self.extents.clear();
@@ -181,22 +178,16 @@ impl PageWriter {
     /// Ends, if every page of the database has come.
     pub(crate) fn finish(self) -> Result<Shape> {
         let Some(shape) = self.shape.filter(|_| self.at == self.files.len()) else {
-            return Err(Error::internal(
-                "a restore was ended before its files were read",
-            ));
+            return Err(Error::internal("a restore was ended before its files were read"));
         };
         let lock_page = shape.page_size.lock_page().get();
         let expected = shape.commit - u32::from(shape.has_lock_page());
         if self.done.len() == expected {
             return Ok(shape);
         }
-        let missing = (1..=shape.commit)
-            .find(|&pgno| pgno != lock_page && !self.done.contains(pgno))
-            .unwrap_or(0);
+        let missing = (1..=shape.commit).find(|&pgno| pgno != lock_page && !self.done.contains(pgno)).unwrap_or(0);
         let (found, txid) = (self.done.len(), self.files[0].txids.max());
-        let message = format!(
-            "pages are missing first={missing} found={found} wanted={expected} txid={txid}"
-        );
+        let message = format!("pages are missing first={missing} found={found} wanted={expected} txid={txid}");
         Err(Error::new(ErrorKind::Corrupt, message))
     }
 
@@ -204,10 +195,7 @@ impl PageWriter {
         let decoder = Decoder::new(self.feed.clone())?;
         let (header, file) = (decoder.header(), &self.files[self.at]);
         if header.txids != file.txids {
-            return Err(Problem::Differs(format!(
-                "its name says {} its header {}",
-                file.txids, header.txids
-            )));
+            return Err(Problem::Differs(format!("its name says {} its header {}", file.txids, header.txids)));
         }
         match self.shape {
             None => {
@@ -219,18 +207,14 @@ impl PageWriter {
                 let bytes: u64 = self.files.iter().map(|file| file.size).sum();
                 if u64::from(shape.commit) > bytes / LEAST_PAGE + 1 {
                     let commit = shape.commit;
-                    return Err(Problem::Differs(format!(
-                        "it claims {commit} pages, more than {bytes} bytes hold"
-                    )));
+                    return Err(Problem::Differs(format!("it claims {commit} pages, more than {bytes} bytes hold")));
                 }
                 self.done = PageSet::new(shape.commit);
                 self.shape = Some(shape);
             }
             Some(shape) if shape.page_size != header.page_size => {
                 let (newest, this) = (shape.page_size, header.page_size);
-                return Err(Problem::Differs(format!(
-                    "its page size is {this}, that of the newest file {newest}"
-                )));
+                return Err(Problem::Differs(format!("its page size is {this}, that of the newest file {newest}")));
             }
             Some(_) => {}
         }
@@ -290,15 +274,8 @@ impl Problem {
     fn into_error(self, file: &LtxInfo) -> Error {
         let key = file.key();
         match self {
-            Self::Format(e) => Error::new(
-                ErrorKind::Corrupt,
-                format!("file is damaged: {e} key={key}"),
-            )
-            .with_source(e),
-            Self::Differs(what) => Error::new(
-                ErrorKind::Corrupt,
-                format!("file does not fit: {what} key={key}"),
-            ),
+            Self::Format(e) => Error::new(ErrorKind::Corrupt, format!("file is damaged: {e} key={key}")).with_source(e),
+            Self::Differs(what) => Error::new(ErrorKind::Corrupt, format!("file does not fit: {what} key={key}")),
         }
     }
 }
@@ -363,11 +340,7 @@ struct PageSet {
 
 impl PageSet {
     fn new(last: u32) -> Self {
-        Self {
-            last,
-            count: 0,
-            bits: vec![0; last as usize / 64 + 1],
-        }
+        Self { last, count: 0, bits: vec![0; last as usize / 64 + 1] }
     }
 
     /// Adds a page; whether it is within the range and new.
@@ -408,11 +381,7 @@ mod tests {
             Ok(0)
         }
         fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-            let twice = self
-                .0
-                .lock()
-                .expect("not poisoned")
-                .insert(offset, bytes.len() as u64);
+            let twice = self.0.lock().expect("not poisoned").insert(offset, bytes.len() as u64);
             assert_eq!(twice, None, "a page is written once");
             Ok(())
         }
@@ -436,9 +405,7 @@ mod tests {
         let mut encoder = Encoder::new(Vec::new(), header, PageEncoding::Block).expect("valid");
         let zeros = vec![0; page_size.len()];
         for pgno in (1..=lock + 2).filter(|&pgno| pgno != lock) {
-            encoder
-                .page(Pgno::new(pgno).expect("not zero"), &zeros)
-                .expect("in order");
+            encoder.page(Pgno::new(pgno).expect("not zero"), &zeros).expect("in order");
         }
         let bytes = Bytes::from(encoder.finish().expect("complete").1);
 
@@ -447,11 +414,7 @@ mod tests {
         let mut info = block_on(store.list_all()).expect("listed").remove(0);
         (info.txids, info.size) = (txids, bytes.len() as u64);
         let mut writer = PageWriter::new(vec![info]);
-        writer.feed(Piece {
-            file: 0,
-            bytes,
-            last: true,
-        });
+        writer.feed(Piece { file: 0, bytes, last: true });
         let (file, mut batch) = (Written::default(), Batch::default());
         loop {
             let step = writer.step().expect("fine");
@@ -468,16 +431,8 @@ mod tests {
         let total: u64 = written.values().sum();
         assert_eq!(total, u64::from(lock + 1) * u64::from(page_size.get()));
         let lock_at = page_size.lock_page().offset(page_size);
-        assert!(
-            written
-                .iter()
-                .all(|(&at, &len)| at + len <= lock_at || at > lock_at)
-        );
-        assert!(
-            written.len() as u64 <= total / BATCH as u64 + 3,
-            "{} writes",
-            written.len()
-        );
+        assert!(written.iter().all(|(&at, &len)| at + len <= lock_at || at > lock_at));
+        assert!(written.len() as u64 <= total / BATCH as u64 + 3, "{} writes", written.len());
     }
 
     #[test]
@@ -488,20 +443,11 @@ mod tests {
         encoder.page(Pgno::FIRST, &[7; 512]).expect("in order");
         let bytes = Bytes::from(encoder.finish().expect("complete").1);
         let (_, blob) = busy_model(512).store();
-        let mut info = block_on(crate::store::LtxStore::new(blob).list_all())
-            .expect("listed")
-            .remove(0);
+        let mut info = block_on(crate::store::LtxStore::new(blob).list_all()).expect("listed").remove(0);
         (info.txids, info.size) = (txids, bytes.len() as u64);
         let mut writer = PageWriter::new(vec![info]);
-        writer.feed(Piece {
-            file: 0,
-            bytes,
-            last: true,
-        });
-        assert_eq!(
-            writer.step().expect_err("too many").kind(),
-            ErrorKind::Corrupt
-        );
+        writer.feed(Piece { file: 0, bytes, last: true });
+        assert_eq!(writer.step().expect_err("too many").kind(), ErrorKind::Corrupt);
         assert!(writer.done.bits.is_empty());
     }
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -24,9 +24,7 @@ fn attempt(store: &LtxStore, env: &RestoreEnv) -> crate::Result<(RestoreReport, 
     let output = folder.path().join("out.db");
     std::fs::write(&output, b"what was here").expect("written");
     std::fs::write(folder.path().join("out.db-wal"), b"its log").expect("written");
-    let options = RestoreOptions::new(&output)
-        .overwrite(true)
-        .check(Check::None);
+    let options = RestoreOptions::new(&output).overwrite(true).check(Check::None);
     let result = block_on(run(store, &options, env, &|_| {}, &Cancel::new()));
     let read = |name: &str| std::fs::read(folder.path().join(name)).expect("readable");
     match result {
@@ -35,11 +33,7 @@ fn attempt(store: &LtxStore, env: &RestoreEnv) -> crate::Result<(RestoreReport, 
             Ok((report, read("out.db")))
         }
         Err(error) => {
-            assert_eq!(
-                names(folder.path()),
-                ["out.db", "out.db-wal"],
-                "after {error}"
-            );
+            assert_eq!(names(folder.path()), ["out.db", "out.db-wal"], "after {error}");
             assert_eq!(
                 (read("out.db").as_slice(), read("out.db-wal").as_slice()),
                 (&b"what was here"[..], &b"its log"[..])
@@ -71,12 +65,11 @@ fn damage_anywhere_in_any_planned_file_is_found() {
 
 #[test]
 fn files_that_are_cut_grown_renamed_or_of_another_page_size_are_corrupt() {
-    let cases: [(&str, fn(&mut Model) -> &mut Model); 6] = [
+    type Change = fn(&mut Model) -> &mut Model;
+    let cases: [(&str, Change); 6] = [
         ("cut", |m| m.damage(2, 4, 7, |f| f.truncate(f.len() - 20))),
         ("cut to nothing", |m| m.damage(0, 9, 9, |f| f.clear())),
-        ("cut to a header", |m| {
-            m.damage(0, 9, 9, |f| f.truncate(100))
-        }),
+        ("cut to a header", |m| m.damage(0, 9, 9, |f| f.truncate(100))),
         ("grown", |m| m.damage(0, 9, 9, |f| f.push(0))),
         ("renamed", |m| m.rename((0, 10, 10), (0, 10, 11))),
         ("page size", |m| {
@@ -136,8 +129,7 @@ fn passing_failures_are_retried_and_lasting_ones_reported() {
     let failing = |kind: ErrorKind, times: usize| {
         let calls = AtomicUsize::new(0);
         move |_: &FaultStore, key: &crate::blob::ObjectKey, _: &_, _: &Bytes| {
-            let hit =
-                key.as_str().starts_with("ltx/9/") && calls.fetch_add(1, Ordering::Relaxed) < times;
+            let hit = key.as_str().starts_with("ltx/9/") && calls.fetch_add(1, Ordering::Relaxed) < times;
             hit.then(|| Err(BlobError::Other(Error::new(kind, "the store says no"))))
         }
     };
@@ -149,13 +141,7 @@ fn passing_failures_are_retried_and_lasting_ones_reported() {
         let error = attempt(&store, &env(Blocking::Pool)).expect_err("it lasts");
         assert_eq!(error.kind(), kind);
         let log = blob.log.lock().expect("not poisoned");
-        assert_eq!(
-            log.gets
-                .iter()
-                .filter(|(key, _)| key.starts_with("ltx/9/"))
-                .count(),
-            gets
-        );
+        assert_eq!(log.gets.iter().filter(|(key, _)| key.starts_with("ltx/9/")).count(), gets);
     }
 }
 
@@ -167,37 +153,29 @@ fn a_file_removed_while_it_is_restored_makes_it_choose_again_once() {
         key.as_str().starts_with("ltx/2/").then(|| {
             futures_util::FutureExt::now_or_never(crate::blob::BlobStore::delete(
                 &store.inner,
-                &[key.clone()],
+                std::slice::from_ref(key),
             ));
-            Err(BlobError::NotFound {
-                key: key.to_string(),
-            })
+            Err(BlobError::NotFound { key: key.to_string() })
         })
     });
     let (report, bytes) = attempt(&store, &env(Blocking::Pool)).expect("lower levels cover it");
     assert!(bytes == model.bytes(model.txid) && report.txid.0 == model.txid);
-    assert_eq!(
-        blob.log.lock().expect("not poisoned").lists,
-        40,
-        "two listings of ten levels in two layouts"
-    );
+    assert_eq!(blob.log.lock().expect("not poisoned").lists, 40, "two listings of ten levels in two layouts");
 
     // A store that lists what it does not have is not asked for ever.
-    let (store, blob) = model.faulty(|_, key, _, _| {
-        Some(Err(BlobError::NotFound {
-            key: key.to_string(),
-        }))
-    });
+    let (store, blob) = model.faulty(|_, key, _, _| Some(Err(BlobError::NotFound { key: key.to_string() })));
     let error = attempt(&store, &env(Blocking::Pool)).expect_err("nothing can be read");
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
     assert_eq!(blob.log.lock().expect("not poisoned").lists, 40);
 }
 
-/// A disk that is full after some bytes, or cannot give a file its final name.
+/// A disk that is full after some bytes, cannot give a file its final name, or on which another program makes a
+/// file at the worst moment.
 #[derive(Debug)]
 struct FullDisk {
     room: Arc<AtomicUsize>,
     renames: bool,
+    intruder: Option<PathBuf>,
 }
 
 #[derive(Debug)]
@@ -208,11 +186,7 @@ impl DiskFile for FullFile {
         self.0.read_at(offset, buf)
     }
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let room = self
-            .1
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |room| {
-                room.checked_sub(bytes.len())
-            });
+        let room = self.1.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |room| room.checked_sub(bytes.len()));
         room.map_err(|_| io::Error::from(io::ErrorKind::StorageFull))?;
         self.0.write_at(offset, bytes)
     }
@@ -232,10 +206,7 @@ impl Disk for FullDisk {
         RealDisk.create_dir_all(path)
     }
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        Ok(Box::new(FullFile(
-            RealDisk.create(path)?,
-            self.room.clone(),
-        )))
+        Ok(Box::new(FullFile(RealDisk.create(path)?, self.room.clone())))
     }
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
         RealDisk.open(path)
@@ -256,6 +227,9 @@ impl Disk for FullDisk {
         RealDisk.remove(path)
     }
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        if let Some(intruder) = &self.intruder {
+            std::fs::write(intruder, b"a new database")?;
+        }
         RealDisk.sync_dir(path)
     }
     fn list(&self, path: &Path) -> io::Result<Vec<DiskEntry>> {
@@ -277,42 +251,35 @@ fn a_full_disk_leaves_the_target_as_it_was() {
     let model = busy_model(4096);
     let (store, _) = model.store();
     for room in [0, 4096, 20 * 4096] {
-        let disk = Arc::new(FullDisk {
-            room: Arc::new(AtomicUsize::new(room)),
-            renames: true,
-        });
-        let error = attempt(
-            &store,
-            &RestoreEnv {
-                disk,
-                ..env(Blocking::Pool)
-            },
-        )
-        .expect_err("full");
+        let disk = Arc::new(FullDisk { room: Arc::new(AtomicUsize::new(room)), renames: true, intruder: None });
+        let error = attempt(&store, &RestoreEnv { disk, ..env(Blocking::Pool) }).expect_err("full");
         assert_eq!(error.kind(), ErrorKind::Disk, "{error}");
-        assert!(
-            error.hint().is_some_and(|hint| hint.contains("free space")),
-            "{error}"
-        );
+        assert!(error.hint().is_some_and(|hint| hint.contains("free space")), "{error}");
     }
 }
 
 #[test]
 fn a_failure_at_the_last_step_brings_the_old_log_back() {
     let (store, _) = busy_model(4096).store();
-    let disk = Arc::new(FullDisk {
-        room: Arc::new(AtomicUsize::new(usize::MAX)),
-        renames: false,
-    });
-    let error = attempt(
-        &store,
-        &RestoreEnv {
-            disk,
-            ..env(Blocking::Pool)
-        },
-    )
-    .expect_err("no rename");
+    let disk = Arc::new(FullDisk { room: Arc::new(AtomicUsize::new(usize::MAX)), renames: false, intruder: None });
+    let error = attempt(&store, &RestoreEnv { disk, ..env(Blocking::Pool) }).expect_err("no rename");
     assert_eq!(error.kind(), ErrorKind::Disk, "{error}");
+}
+
+#[test]
+fn a_database_that_appears_meanwhile_is_not_replaced() {
+    let (store, _) = busy_model(4096).store();
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = folder.path().join("out.db");
+    std::fs::write(folder.path().join("out.db-wal"), b"its log").expect("written");
+    let room = Arc::new(AtomicUsize::new(usize::MAX));
+    let disk = Arc::new(FullDisk { room, renames: true, intruder: Some(output.clone()) });
+    let env = RestoreEnv { disk, ..env(Blocking::Pool) };
+    let options = RestoreOptions::new(&output).check(Check::None);
+    let error = block_on(run(&store, &options, &env, &|_| {}, &Cancel::new())).expect_err("taken");
+    assert_eq!(error.kind(), ErrorKind::Exists, "{error}");
+    assert_eq!(names(folder.path()), ["out.db", "out.db-wal"]);
+    assert_eq!(std::fs::read(&output).expect("readable"), b"a new database");
 }
 
 #[test]
@@ -326,20 +293,13 @@ fn cancelling_at_any_point_leaves_nothing() {
         let (store, _) = model.faulty(move |_, _, _, _| {
             (seen.fetch_add(1, Ordering::Relaxed) >= after).then(|| {
                 bell.cancel();
-                Err(BlobError::Other(Error::new(
-                    ErrorKind::Unavailable,
-                    "no answer",
-                )))
+                Err(BlobError::Other(Error::new(ErrorKind::Unavailable, "no answer")))
             })
         });
         let folder = tempfile::tempdir().expect("a folder");
         let options = RestoreOptions::new(folder.path().join("out.db")).parallelism(1);
-        let slow = RestoreEnv {
-            clock: Arc::new(crate::clock::SystemClock::new()),
-            ..env(Blocking::Pool)
-        };
-        let error =
-            block_on(run(&store, &options, &slow, &|_| {}, &cancel)).expect_err("cancelled");
+        let slow = RestoreEnv { clock: Arc::new(crate::clock::SystemClock::new()), ..env(Blocking::Pool) };
+        let error = block_on(run(&store, &options, &slow, &|_| {}, &cancel)).expect_err("cancelled");
         assert_eq!(error.kind(), ErrorKind::Cancelled);
         assert!(names(folder.path()).is_empty());
     }

@@ -14,16 +14,8 @@ use crate::{Timestamp, Txid};
 fn restore(store: &LtxStore, target: Target, blocking: Blocking) -> crate::Result<(u64, Vec<u8>)> {
     let folder = tempfile::tempdir().expect("a folder");
     let output = folder.path().join("out.db");
-    let options = RestoreOptions::new(&output)
-        .target(target)
-        .check(Check::None);
-    let report = block_on(run(
-        store,
-        &options,
-        &env(blocking),
-        &|_| {},
-        &Cancel::new(),
-    ))?;
+    let options = RestoreOptions::new(&output).target(target).check(Check::None);
+    let report = block_on(run(store, &options, &env(blocking), &|_| {}, &Cancel::new()))?;
     let bytes = std::fs::read(&output).expect("restored");
     assert_eq!(report.bytes, bytes.len() as u64);
     assert_eq!(report.timestamp, time_of(report.txid.0));
@@ -38,19 +30,12 @@ fn every_capture_that_is_reachable_restores_byte_for_byte() {
         let (store, _) = model.store();
         for blocking in [Blocking::Pool, Blocking::Inline] {
             for txid in 1..=model.txid {
-                let (reached, bytes) =
-                    restore(&store, Target::Txid(Txid(txid)), blocking).expect("reachable");
+                let (reached, bytes) = restore(&store, Target::Txid(Txid(txid)), blocking).expect("reachable");
                 assert_eq!(reached, txid);
-                assert!(
-                    bytes == model.bytes(txid),
-                    "page_size={page_size} txid={txid}"
-                );
+                assert!(bytes == model.bytes(txid), "page_size={page_size} txid={txid}");
             }
             let (reached, bytes) = restore(&store, Target::Latest, blocking).expect("reachable");
-            assert!(
-                reached == model.txid && bytes == model.bytes(model.txid),
-                "page_size={page_size}"
-            );
+            assert!(reached == model.txid && bytes == model.bytes(model.txid), "page_size={page_size}");
         }
     }
 }
@@ -65,10 +50,7 @@ fn merged_files_alone_restore_the_ends_of_their_ranges() {
     for (txid, reachable) in [(3, true), (5, false), (6, true), (7, true), (9, false)] {
         match restore(&store, Target::Txid(Txid(txid)), Blocking::Pool) {
             Ok((_, bytes)) => assert!(reachable && bytes == model.bytes(txid), "{txid}"),
-            Err(error) => assert!(
-                !reachable && error.kind() == ErrorKind::NoBackup,
-                "{txid}: {error}"
-            ),
+            Err(error) => assert!(!reachable && error.kind() == ErrorKind::NoBackup, "{txid}: {error}"),
         }
     }
     let error = restore(&store, Target::Latest, Blocking::Pool).expect_err("8 and 9 are gone");
@@ -80,14 +62,7 @@ fn an_empty_replica_is_no_backup_and_makes_no_folder() {
     let (store, blob) = crate::restore::testing::Model::new(512).store();
     let folder = tempfile::tempdir().expect("a folder");
     let options = RestoreOptions::new(folder.path().join("deep/out.db"));
-    let error = block_on(run(
-        &store,
-        &options,
-        &env(Blocking::Pool),
-        &|_| {},
-        &Cancel::new(),
-    ))
-    .expect_err("empty");
+    let error = block_on(run(&store, &options, &env(Blocking::Pool), &|_| {}, &Cancel::new())).expect_err("empty");
     assert_eq!(error.kind(), ErrorKind::NoBackup);
     assert!(names(folder.path()).is_empty());
     assert!(blob.log.lock().expect("not poisoned").gets.is_empty());
@@ -137,15 +112,12 @@ fn a_gap_is_an_error_for_times_after_it_only() {
     }
     model.lose(0, 6, 6);
     let (store, _) = model.timeless();
-    let (txid, _) =
-        restore(&store, Target::Time(time_of(4)), Blocking::Pool).expect("before the gap");
+    let (txid, _) = restore(&store, Target::Time(time_of(4)), Blocking::Pool).expect("before the gap");
     assert_eq!(txid, 4);
-    let (txid, _) = restore(&store, Target::Time(time_of(6)), Blocking::Pool)
-        .expect("nothing known is missing");
+    let (txid, _) = restore(&store, Target::Time(time_of(6)), Blocking::Pool).expect("nothing known is missing");
     assert_eq!(txid, 5);
     for time in [time_of(7), time_of(10)] {
-        let error =
-            restore(&store, Target::Time(time), Blocking::Pool).expect_err("beyond the gap");
+        let error = restore(&store, Target::Time(time), Blocking::Pool).expect_err("beyond the gap");
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
     }
 }
@@ -155,12 +127,7 @@ fn a_file_store_gives_the_same() {
     let model = busy_model(1024);
     let folder = tempfile::tempdir().expect("a folder");
     let clock = env(Blocking::Pool).clock;
-    let blob = FileStore::new(
-        folder.path().to_path_buf(),
-        Arc::new(RealDisk),
-        clock,
-        Blocking::Pool,
-    );
+    let blob = FileStore::new(folder.path().to_path_buf(), Arc::new(RealDisk), clock, Blocking::Pool);
     let store = LtxStore::new(Arc::new(blob));
     block_on(model.put_all(&store));
     let (txid, bytes) = restore(&store, Target::Latest, Blocking::Pool).expect("fine");
@@ -177,26 +144,12 @@ fn progress_rises_and_ends_at_its_total() {
     let options = RestoreOptions::new(folder.path().join("out.db")).check(Check::None);
     let seen = Mutex::new(Vec::new());
     let note = |p| seen.lock().expect("not poisoned").push(p);
-    let report = block_on(run(
-        &store,
-        &options,
-        &env(Blocking::Pool),
-        &note,
-        &Cancel::new(),
-    ))
-    .expect("fine");
+    let report = block_on(run(&store, &options, &env(Blocking::Pool), &note, &Cancel::new())).expect("fine");
     let seen = seen.into_inner().expect("not poisoned");
-    assert!(
-        seen.is_sorted_by_key(|p| p.done) && seen.is_sorted_by_key(|p| p.total),
-        "{seen:?}"
-    );
+    assert!(seen.is_sorted_by_key(|p| p.done) && seen.is_sorted_by_key(|p| p.total), "{seen:?}");
     let last = seen.last().expect("told");
     assert_eq!((last.done, last.total), (report.fetched, report.fetched));
-    assert_eq!(
-        seen.iter().filter(|p| p.done == p.total).count(),
-        1,
-        "the end is told once"
-    );
+    assert_eq!(seen.iter().filter(|p| p.done == p.total).count(), 1, "the end is told once");
 }
 
 #[test]
@@ -208,22 +161,13 @@ fn a_real_database_comes_back_in_wal_mode_with_its_rows() {
     for check in [Check::None, Check::Quick, Check::Full] {
         let output = folder.path().join(format!("{check:?}/new/out.db"));
         let options = RestoreOptions::new(&output).check(check);
-        let report = block_on(run(
-            &store,
-            &options,
-            &env(Blocking::Pool),
-            &|_| {},
-            &Cancel::new(),
-        ))
-        .expect("fine");
+        let report = block_on(run(&store, &options, &env(Blocking::Pool), &|_| {}, &Cancel::new())).expect("fine");
         assert_eq!(report.checked, check);
         assert_eq!(names(output.parent().expect("a folder")), ["out.db"]);
         let restored = std::fs::read(&output).expect("readable");
         assert!(restored == bytes && restored[18..20] == [2, 2]);
         let db = rusqlite::Connection::open(&output).expect("opens");
-        let rows: u32 = db
-            .query_row("SELECT count(*) FROM t", [], |row| row.get(0))
-            .expect("sql");
+        let rows: u32 = db.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).expect("sql");
         assert_eq!(rows, 500);
     }
 }
@@ -240,14 +184,7 @@ fn a_backup_of_a_damaged_database_fails_its_check_and_leaves_nothing() {
     block_on(put_database(&store, &bytes));
     let output = folder.path().join("out.db");
     let options = RestoreOptions::new(&output);
-    let error = block_on(run(
-        &store,
-        &options,
-        &env(Blocking::Pool),
-        &|_| {},
-        &Cancel::new(),
-    ))
-    .expect_err("damaged");
+    let error = block_on(run(&store, &options, &env(Blocking::Pool), &|_| {}, &Cancel::new())).expect_err("damaged");
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
     assert!(names(folder.path()).is_empty());
 }

@@ -19,12 +19,7 @@ const FOLDER: &str = "RESTORE_TEST_FOLDER";
 
 fn file_store(folder: &Path) -> LtxStore {
     let clock = env(Blocking::Pool).clock;
-    LtxStore::new(Arc::new(FileStore::new(
-        folder.join("replica"),
-        Arc::new(RealDisk),
-        clock,
-        Blocking::Pool,
-    )))
+    LtxStore::new(Arc::new(FileStore::new(folder.join("replica"), Arc::new(RealDisk), clock, Blocking::Pool)))
 }
 
 /// A folder with the replica of a real database, and the path where it should be.
@@ -43,47 +38,26 @@ fn of_eight_threads_one_restores_and_all_find_the_database() {
     let restored: usize = std::thread::scope(|scope| {
         let ask = || {
             let store = file_store(folder.path());
-            let report =
-                block_on(ensure_exists(&store, &path, &env(Blocking::Pool))).expect("fine");
+            let report = block_on(ensure_exists(&store, &path, &env(Blocking::Pool))).expect("fine");
             assert!(std::fs::read(&path).expect("it is there") == bytes);
             usize::from(report.is_some())
         };
         let threads: Vec<_> = (0..8).map(|_| scope.spawn(ask)).collect();
-        threads
-            .into_iter()
-            .map(|t| t.join().expect("no panic"))
-            .sum()
+        threads.into_iter().map(|t| t.join().expect("no panic")).sum()
     });
     assert_eq!(restored, 1);
-    assert_eq!(
-        names(folder.path()),
-        [".app.db-replicate", "app.db", "replica"]
-    );
+    assert_eq!(names(folder.path()), [".app.db-replicate", "app.db", "replica"]);
 }
 
 #[test]
 fn of_six_processes_one_restores_and_all_find_the_database() {
     let (folder, path, bytes) = missing_database();
     let children: Vec<_> = (0..6).map(|_| start("ensure", folder.path())).collect();
-    let codes: Vec<_> = children
-        .into_iter()
-        .map(|mut c| c.wait().expect("ended").code())
-        .collect();
-    assert_eq!(
-        codes.iter().filter(|code| **code == Some(10)).count(),
-        1,
-        "{codes:?}"
-    );
-    assert_eq!(
-        codes.iter().filter(|code| **code == Some(11)).count(),
-        5,
-        "{codes:?}"
-    );
+    let codes: Vec<_> = children.into_iter().map(|mut c| c.wait().expect("ended").code()).collect();
+    assert_eq!(codes.iter().filter(|code| **code == Some(10)).count(), 1, "{codes:?}");
+    assert_eq!(codes.iter().filter(|code| **code == Some(11)).count(), 5, "{codes:?}");
     assert!(std::fs::read(&path).expect("it is there") == bytes);
-    assert_eq!(
-        names(folder.path()),
-        [".app.db-replicate", "app.db", "replica"]
-    );
+    assert_eq!(names(folder.path()), [".app.db-replicate", "app.db", "replica"]);
 }
 
 #[test]
@@ -91,55 +65,30 @@ fn a_restore_that_was_killed_leaves_no_database_and_the_next_one_sweeps() {
     let (folder, path, bytes) = missing_database();
     let mut child = start("hang", folder.path());
     let deadline = Instant::now() + Duration::from_secs(20);
-    while !names(folder.path())
-        .iter()
-        .any(|name| name.ends_with(".tmp"))
-    {
-        assert!(
-            Instant::now() < deadline,
-            "the other process does not begin"
-        );
+    while !names(folder.path()).iter().any(|name| name.ends_with(".tmp")) {
+        assert!(Instant::now() < deadline, "the other process does not begin");
         std::thread::yield_now();
     }
     child.kill().expect("killed");
     child.wait().expect("ended");
-    assert_eq!(
-        names(folder.path()).len(),
-        3,
-        "its scratch file and its lock stay"
-    );
+    assert_eq!(names(folder.path()).len(), 3, "its scratch file and its lock stay");
     assert!(!path.exists());
     let store = file_store(folder.path());
-    block_on(ensure_exists(&store, &path, &env(Blocking::Pool)))
-        .expect("fine")
-        .expect("restored");
+    block_on(ensure_exists(&store, &path, &env(Blocking::Pool))).expect("fine").expect("restored");
     assert!(std::fs::read(&path).expect("it is there") == bytes);
-    assert_eq!(
-        names(folder.path()),
-        [".app.db-replicate", "app.db", "replica"]
-    );
+    assert_eq!(names(folder.path()), [".app.db-replicate", "app.db", "replica"]);
 }
 
 fn start(task: &str, folder: &Path) -> std::process::Child {
     let program = std::env::current_exe().expect("this program");
     let mut command = Command::new(program);
-    command
-        .args(["--exact", "restore::tests::turns::child"])
-        .env(TASK, task)
-        .env(FOLDER, folder);
-    command
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("starts")
+    command.args(["--exact", "restore::tests::turns::child"]).env(TASK, task).env(FOLDER, folder);
+    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts")
 }
 
 /// Not a test by itself: what the processes started by the tests above run.
 #[test]
-#[expect(
-    clippy::disallowed_methods,
-    reason = "how a test tells its child what to do"
-)]
+#[expect(clippy::disallowed_methods, reason = "how a test tells its child what to do")]
 fn child() {
     let (Ok(task), Ok(folder)) = (std::env::var(TASK), std::env::var(FOLDER)) else {
         return;
@@ -147,27 +96,16 @@ fn child() {
     let folder = PathBuf::from(folder);
     let path = folder.join("app.db");
     let code = match task.as_str() {
-        "ensure" => match block_on(ensure_exists(
-            &file_store(&folder),
-            &path,
-            &env(Blocking::Pool),
-        )) {
+        "ensure" => match block_on(ensure_exists(&file_store(&folder), &path, &env(Blocking::Pool))) {
             Ok(Some(_)) => 10,
             Ok(None) => 11,
             Err(_) => 12,
         },
         _ => {
-            let (store, _) = busy_model(512).faulty(|_, _, _, _| {
-                Some(Err(BlobError::Other(Error::new(
-                    ErrorKind::Unavailable,
-                    "no answer",
-                ))))
-            });
+            let (store, _) = busy_model(512)
+                .faulty(|_, _, _, _| Some(Err(BlobError::Other(Error::new(ErrorKind::Unavailable, "no answer")))));
             let slow = Arc::new(crate::clock::SystemClock::new());
-            let env = crate::restore::RestoreEnv {
-                clock: slow,
-                ..env(Blocking::Pool)
-            };
+            let env = crate::restore::RestoreEnv { clock: slow, ..env(Blocking::Pool) };
             let _ = block_on(ensure_exists(&store, &path, &env));
             13
         }
@@ -180,16 +118,10 @@ fn an_existing_database_is_left_alone_and_an_empty_file_is_filled() {
     let (folder, path, bytes) = missing_database();
     let store = file_store(folder.path());
     std::fs::write(&path, b"").expect("written");
-    block_on(ensure_exists(&store, &path, &env(Blocking::Pool)))
-        .expect("fine")
-        .expect("restored");
+    block_on(ensure_exists(&store, &path, &env(Blocking::Pool))).expect("fine").expect("restored");
     assert!(std::fs::read(&path).expect("it is there") == bytes);
     std::fs::write(&path, b"mine").expect("written");
-    assert!(
-        block_on(ensure_exists(&store, &path, &env(Blocking::Pool)))
-            .expect("fine")
-            .is_none()
-    );
+    assert!(block_on(ensure_exists(&store, &path, &env(Blocking::Pool))).expect("fine").is_none());
     assert_eq!(std::fs::read(&path).expect("it is there"), b"mine");
 }
 
@@ -198,26 +130,15 @@ fn no_backup_is_none_but_a_store_that_fails_and_a_broken_replica_are_errors() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("app.db");
     let ask = |store: &LtxStore| block_on(ensure_exists(store, &path, &env(Blocking::Pool)));
-    assert!(
-        ask(&file_store(folder.path()))
-            .expect("an empty store")
-            .is_none()
-    );
+    assert!(ask(&file_store(folder.path())).expect("an empty store").is_none());
     let (store, _) = Model::new(512).store();
     assert!(ask(&store).expect("an empty store").is_none());
 
     let mut broken = busy_model(512);
     broken.lose(0, 9, 9);
-    assert_eq!(
-        ask(&broken.store().0).expect_err("a gap").kind(),
-        ErrorKind::Corrupt
-    );
-    let (store, _) = busy_model(512).faulty(|_, _, _, _| {
-        Some(Err(BlobError::Other(Error::new(
-            ErrorKind::Unavailable,
-            "no answer",
-        ))))
-    });
+    assert_eq!(ask(&broken.store().0).expect_err("a gap").kind(), ErrorKind::Corrupt);
+    let (store, _) = busy_model(512)
+        .faulty(|_, _, _, _| Some(Err(BlobError::Other(Error::new(ErrorKind::Unavailable, "no answer")))));
     let error = ask(&store).expect_err("unreachable");
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(!path.exists());
@@ -231,27 +152,12 @@ fn two_restores_of_one_output_at_the_same_time_give_one_database() {
         let go = || {
             let (store, _) = busy_model(512).store();
             let options = RestoreOptions::new(&output).check(Check::None);
-            block_on(run(
-                &store,
-                &options,
-                &env(Blocking::Pool),
-                &|_| {},
-                &Cancel::new(),
-            ))
+            block_on(run(&store, &options, &env(Blocking::Pool), &|_| {}, &Cancel::new()))
         };
         let threads: Vec<_> = (0..4).map(|_| scope.spawn(go)).collect();
-        threads
-            .into_iter()
-            .map(|t| t.join().expect("no panic"))
-            .collect()
+        threads.into_iter().map(|t| t.join().expect("no panic")).collect()
     });
     assert_eq!(results.iter().filter(|r| r.is_ok()).count(), 1);
-    assert!(
-        results
-            .iter()
-            .flat_map(|r| r.as_ref().err())
-            .all(|e| e.kind() == ErrorKind::Exists),
-        "{results:?}"
-    );
+    assert!(results.iter().flat_map(|r| r.as_ref().err()).all(|e| e.kind() == ErrorKind::Exists), "{results:?}");
     assert_eq!(names(folder.path()), ["out.db"]);
 }
