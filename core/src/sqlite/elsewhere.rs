@@ -22,6 +22,16 @@ pub struct FileId {
 }
 
 impl FileId {
+    /// What an open file is.
+    ///
+    /// # Errors
+    /// As `fstat`.
+    pub fn of_file(file: &std::fs::File) -> io::Result<Self> {
+        use std::os::unix::fs::MetadataExt;
+        let meta = file.metadata()?;
+        Ok(Self { dev: meta.dev(), ino: meta.ino() })
+    }
+
     /// What the path names now; `None` if nothing.
     ///
     /// # Errors
