@@ -15,7 +15,7 @@ use pyo3::sync::PyOnceLock;
 
 use crate::convert::{EventParts, event};
 use crate::failure::guarded;
-use crate::process::{self, Home};
+use crate::process::{self, Home, Masked};
 use crate::wait::timeout;
 
 /// Entries of each kind that may wait.
@@ -231,7 +231,11 @@ impl From<Item> for Delivery {
 pub(crate) fn bridge_take(py: Python<'_>, seconds: f64) -> PyResult<Option<Vec<Delivery>>> {
     guarded(py, || {
         let wait = timeout(Some(seconds))?;
-        let taken = py.detach(|| Bridge::current().take(wait));
+        let taken = py.detach(|| {
+            // Only here: callbacks run unmasked, for the programs they start would inherit the mask.
+            let _masked = Masked::all();
+            Bridge::current().take(wait)
+        });
         Ok(taken.map(|items| items.into_iter().map(Delivery::from).collect()))
     })
 }

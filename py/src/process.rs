@@ -56,12 +56,13 @@ pub(crate) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<
 }
 
 /// All signals blocked in this thread, hence in threads it starts, until dropped.
-struct Masked {
+pub(crate) struct Masked {
     before: libc::sigset_t,
 }
 
 impl Masked {
-    fn all() -> Self {
+    /// Blocks them.
+    pub(crate) fn all() -> Self {
         // SAFETY: both sets are plain memory of ours; the calls fill them and change this thread's mask only.
         unsafe {
             let mut all = std::mem::zeroed();

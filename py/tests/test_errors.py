@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import pickle
-import typing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Callable
@@ -167,8 +166,3 @@ def test_the_place_of_a_panic_is_in_the_log(caplog: pytest.LogCaptureFixture) ->
         with pytest.raises(replicate.InternalError):
             _native.panic_on_purpose(True)
         until(lambda: "on purpose" in caplog.text, "the panic is logged")
-
-
-def test_options_are_all_documented() -> None:
-    hints = typing.get_type_hints(replicate.Options) if hasattr(typing, "Unpack") else replicate.Options.__annotations__
-    assert all(hints.values())

@@ -71,11 +71,12 @@ def test_an_exception_in_a_callback_is_told_and_the_next_event_comes(
 ) -> None:
     told: list[str] = []
     monkeypatch.setattr(threading, "excepthook", lambda args: told.append(repr(args.exc_value)))
-    count = 0
+    count, ended = 0, False
 
     def on_event(event: replicate.Event) -> None:
-        nonlocal count
+        nonlocal count, ended
         count += 1
+        ended = event.to_state == "stopped"
         raise ValueError(f"mine {count}")
 
     replicator = started(db, url=url, on_event=on_event)
@@ -83,8 +84,10 @@ def test_an_exception_in_a_callback_is_told_and_the_next_event_comes(
         insert(host)
     replicator.sync(timeout=30)
     until(lambda: len(told) >= 2, "two exceptions")
-    assert told[:2] == ["ValueError('mine 1')", "ValueError('mine 2')"]
     assert replicator.sync_status().state == "streaming"
+    replicator.stop()
+    until(lambda: ended and len(told) == count, "the callback hears of the end")
+    assert told == [f"ValueError('mine {number}')" for number in range(1, count + 1)]
 
 
 def test_a_callback_may_use_and_stop_its_replicator(db: Path, url: str, started: Start) -> None:
