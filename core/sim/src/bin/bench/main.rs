@@ -74,6 +74,9 @@ struct Bench<'a> {
     scratch: &'a Path,
 }
 
+/// What can be measured alone.
+type Part = (&'static str, fn(&Bench<'_>, &mut Table) -> Outcome);
+
 /// The stores, by name.
 const STORES: [&str; 2] = ["file", "S3"];
 
@@ -114,8 +117,7 @@ fn run(arguments: &[String]) -> Outcome {
             _ => return Err(format!("unknown flag {word}")),
         }
     }
-    let parts: [(&str, fn(&Bench<'_>, &mut Table) -> Outcome); 3] =
-        [("latency", latency::measure), ("load", load::measure), ("restore", restoring::measure)];
+    let parts: [Part; 3] = [("latency", latency::measure), ("load", load::measure), ("restore", restoring::measure)];
     if only.is_some_and(|only| parts.iter().all(|(name, _)| *name != only)) {
         return Err("--only latency, load or restore".to_owned());
     }
