@@ -91,7 +91,10 @@ pub fn read_all(disk: &dyn Disk, path: &Path, limit: u64) -> io::Result<Vec<u8>>
     let file = disk.open(path)?;
     let len = file.len()?;
     if len > limit {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{len} bytes where at most {limit} are expected")));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("{len} bytes where at most {limit} are expected"),
+        ));
     }
     let mut bytes = vec![0; usize::try_from(len).map_err(io::Error::other)?];
     let read = file.read_at(0, &mut bytes)?;

@@ -6,7 +6,7 @@ pub(crate) enum Blocking {
     /// On tokio's blocking pool, so that the runtime's workers stay free.
     Pool,
     /// On the spot: one thread, one order.
-    #[cfg_attr(not(any(test, feature = "testing")), expect(dead_code, reason = "the simulator's way"))]
+    #[cfg_attr(not(test), allow(dead_code, reason = "the way of tests and simulation"))]
     Inline,
 }
 

@@ -19,7 +19,10 @@ fn objects(replica: &Path) -> BTreeMap<String, Vec<u8>> {
         let Ok(folder) = std::fs::read_dir(replica.join("ltx").join(level)) else { continue };
         for entry in folder {
             let path = entry.unwrap().path();
-            found.insert(format!("{level}/{}", path.file_name().unwrap().to_string_lossy()), std::fs::read(&path).unwrap());
+            found.insert(
+                format!("{level}/{}", path.file_name().unwrap().to_string_lossy()),
+                std::fs::read(&path).unwrap(),
+            );
         }
     }
     found
@@ -180,17 +183,13 @@ fn a_wal_deleted_while_running_is_noticed() {
     for suffix in ["-wal", "-shm"] {
         std::fs::remove_file(with_suffix(&lab.database, suffix)).unwrap();
     }
-    let events = handle.events();
-    wait_for("attach again", || rebases(&events).iter().any(|r| *r == "wal-restarted") || handle.sync(SOON).is_err() || lab_is_fresh(&lab));
+    // Nothing tells that a file that nobody writes is gone: the poll finds it.
+    wait_for("attached again", || with_suffix(&lab.database, "-wal").exists());
     let app = lab.open();
     churn(&app, &mut random);
     handle.sync(SOON).unwrap();
     lab.assert_restores(&app);
     handle.stop(SOON).unwrap();
-}
-
-fn lab_is_fresh(lab: &Lab) -> bool {
-    with_suffix(&lab.database, "-wal").exists()
 }
 
 #[test]

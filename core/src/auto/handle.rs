@@ -165,10 +165,12 @@ pub(crate) fn stop_all(timeout: Duration) {
     let all: Vec<_> = register().values().map(|running| running.shared.clone()).collect();
     let stopping: Vec<_> = all
         .into_iter()
-        .map(|shared| std::thread::spawn(move || {
-            crate::sqlite::block_signals();
-            shared.stop(timeout)
-        }))
+        .map(|shared| {
+            std::thread::spawn(move || {
+                crate::sqlite::block_signals();
+                shared.stop(timeout)
+            })
+        })
         .collect();
     for thread in stopping {
         // The report is for those who ask for it.

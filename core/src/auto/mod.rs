@@ -21,8 +21,8 @@ use crate::spool::state_folder;
 use crate::sqlite::SqliteAttach;
 use crate::store::{LtxInfo, LtxStore};
 
-pub use self::handle::{Events, Handle};
 pub(crate) use self::handle::stop_all;
+pub use self::handle::{Events, Handle};
 
 /// Replicates a database with the options of the environment (`REPLICATE_*`).
 ///

@@ -1,8 +1,8 @@
 //! Reading a run of frames: proven frame by frame, once, and kept or found again unchanged.
 
 use replicate_format::{
-    FRAME_HEADER_LEN, FrameChain, FrameHeader, PageSize, Pgno, ScanLimits, WAL_HEADER_LEN, WalDelta, WalHeader, WalScan,
-    page_checksum,
+    FRAME_HEADER_LEN, FrameChain, FrameHeader, PageSize, Pgno, ScanLimits, WAL_HEADER_LEN, WalDelta, WalHeader,
+    WalScan, page_checksum,
 };
 
 use crate::error::{Error, ErrorKind, Result};
@@ -150,7 +150,13 @@ impl Frames {
     }
 }
 
-fn read_block(door: &dyn Door, page_size: PageSize, offset: u64, end: u64, block: &mut Vec<u8>) -> Result<(), FramesError> {
+fn read_block(
+    door: &dyn Door,
+    page_size: PageSize,
+    offset: u64,
+    end: u64,
+    block: &mut Vec<u8>,
+) -> Result<(), FramesError> {
     let frame = page_size.frame_len() as u64;
     let frames = (BLOCK / frame).max(1).min((end - offset) / frame);
     block.resize(usize::try_from(frames * frame).map_err(|_| FramesError::Broken)?, 0);

@@ -21,10 +21,9 @@ use crate::clock::SharedClock;
 use crate::disk::SharedDisk;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, RebaseReason};
-use crate::ship::LocalChain;
 use crate::spool::ledger::Ledger;
 use crate::spool::state::{MarkRecord, Record, ShippedRecord, StateFile};
-use crate::spool::{Spool, SpoolFile};
+use crate::spool::{LocalChain, Spool, SpoolFile};
 use crate::sqlite::{Attach, Door, Identity, WalView};
 
 use self::frames::{Frames, FramesError, chain_from_header, chain_from_mark, frame_offset};
@@ -115,7 +114,8 @@ impl Capture {
         let newest = lock(&spool).newest();
         let ledger = Ledger::open(disk, folder, newest)?;
         let replica = format!("{:016x}", crc64(config.replica.as_bytes()));
-        let position = Position { txid: Txid::ZERO, commit: 0, page_size: None, mark: None, unbroken: false, due: None };
+        let position =
+            Position { txid: Txid::ZERO, commit: 0, page_size: None, mark: None, unbroken: false, due: None };
         let nowhere = WalMark { salts: Default::default(), frame: 0, checksum: (0, 0) };
         let mut capture = Self {
             config,
@@ -162,7 +162,8 @@ impl Capture {
             }
         }
         if record.txid == self.position.txid.0 && record.commit == self.position.commit {
-            self.position.mark = record.mark.map(|m| WalMark { salts: m.salts(), frame: m.frame, checksum: m.checksum });
+            self.position.mark =
+                record.mark.map(|m| WalMark { salts: m.salts(), frame: m.frame, checksum: m.checksum });
         }
         Ok(())
     }
@@ -183,7 +184,8 @@ impl Capture {
 
     /// Reads a spool file whole; unless the ledger covers it, brings the ledger from before it to after it.
     fn replay(&mut self, file: &SpoolFile, covered: bool) -> Result<()> {
-        let wrong = |e: &dyn std::fmt::Display| Error::new(ErrorKind::Corrupt, format!("spool file {}: {e}", file.txids));
+        let wrong =
+            |e: &dyn std::fmt::Display| Error::new(ErrorKind::Corrupt, format!("spool file {}: {e}", file.txids));
         let reader = self.spool().read(file)?;
         let mut decoder = Decoder::new(reader).map_err(|e| wrong(&e))?;
         let header = *decoder.header();
@@ -216,7 +218,8 @@ impl Capture {
         self.spool().discard_after(Txid::ZERO)?;
         self.ledger.reset()?;
         self.shipped = None;
-        self.position = Position { txid: Txid::ZERO, commit: 0, page_size: None, mark: None, unbroken: false, due: None };
+        self.position =
+            Position { txid: Txid::ZERO, commit: 0, page_size: None, mark: None, unbroken: false, due: None };
         Ok(())
     }
 
@@ -405,8 +408,16 @@ impl Capture {
     }
 
     /// Lets go of the database and leaves the local state in order.
+    ///
+    /// The WAL is left in place, so that the next start can prove that it continues; what it holds is copied
+    /// back first, so that the database file is whole without it.
     pub(crate) fn close(&mut self) -> Result<()> {
         let settled = self.settle();
+        if let Some(door) = &mut self.door {
+            // Whoever is in the way will copy it back instead.
+            let copied = door.checkpoint();
+            tracing::debug!(?copied, "copied back before letting go");
+        }
         self.detach();
         self.record()?;
         settled

@@ -78,7 +78,12 @@ impl<'a> Image<'a> {
 
 impl Capture {
     /// Captures the database as it is at the view. `None` if it is what the last capture says.
-    pub(super) fn rebase(&mut self, door: &mut dyn Door, view: &WalView, reason: RebaseReason) -> Result<Option<Event>> {
+    pub(super) fn rebase(
+        &mut self,
+        door: &mut dyn Door,
+        view: &WalView,
+        reason: RebaseReason,
+    ) -> Result<Option<Event>> {
         let mut image = Image::open(door, view)?;
         let resized = self.position.page_size.is_some_and(|size| size != view.page_size);
         let full = !self.ledger_matches(view.page_size);

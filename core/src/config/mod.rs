@@ -98,8 +98,11 @@ impl Options {
     pub fn check(&self) -> Result<Config> {
         for key in [ConfigKey::AgeRecipient, ConfigKey::AgeIdentity] {
             if self.given(key).is_some() {
-                return Err(Error::new(ErrorKind::Config, format!("{} is set, but sealing is not built in", key.env()))
-                    .with_hint("unset it to replicate unsealed; nothing was sent"));
+                return Err(Error::new(
+                    ErrorKind::Config,
+                    format!("{} is set, but sealing is not built in", key.env()),
+                )
+                .with_hint("unset it to replicate unsealed; nothing was sent"));
             }
         }
         Ok(Config {
@@ -131,8 +134,11 @@ impl Options {
     fn parsed<T>(&self, key: ConfigKey, parse: impl Fn(&str) -> Result<T, String>) -> Result<T> {
         let text = self.text(key);
         parse(text).map_err(|why| {
-            Error::new(ErrorKind::Config, format!("{} is not valid: {text:?}: {why}", key.name()))
-                .with_hint(format!("option {} or variable {}", key.name(), key.env()))
+            Error::new(ErrorKind::Config, format!("{} is not valid: {text:?}: {why}", key.name())).with_hint(format!(
+                "option {} or variable {}",
+                key.name(),
+                key.env()
+            ))
         })
     }
 

@@ -16,7 +16,7 @@ use crate::disk::SharedDisk;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, RebaseReason, State};
 use crate::exec::Blocking;
-use crate::ship::{Backoff, RemoteChain, Reconciled, reconcile, ship_file};
+use crate::ship::{Backoff, Reconciled, RemoteChain, reconcile, ship_file};
 use crate::spool::{Spool, SpoolFile, state_folder};
 use crate::sqlite::Attach;
 use crate::store::LtxStore;
@@ -168,7 +168,8 @@ impl Member {
 
     fn late(&self) -> Error {
         let status = self.shared.status();
-        let message = format!("stop: not everything arrived in time local={} remote={}", status.local_txid, status.remote_txid);
+        let message =
+            format!("stop: not everything arrived in time local={} remote={}", status.local_txid, status.remote_txid);
         let error = Error::new(ErrorKind::Timeout, message).with_hint("the rest is shipped at the next start");
         match status.last_error {
             Some(cause) => error.with_source(cause),

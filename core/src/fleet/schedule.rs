@@ -127,7 +127,9 @@ impl Member {
                         continue;
                     }
                 }
-                Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::Internal) => return Err(error),
+                Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::Internal) => {
+                    return Err(error);
+                }
                 Err(error) => {
                     if !stopping {
                         self.capture_failed(&error, &mut backoff).await;

@@ -345,8 +345,10 @@ impl Shared {
         }
         Err(match (&status.state, &status.last_error) {
             (State::Stopped, _) => Error::new(ErrorKind::Closed, format!("{what}: replication was stopped")),
-            (State::Standby, _) => Error::new(ErrorKind::Busy, format!("{what}: another process replicates this database"))
-                .with_hint("its commits are shipped by that process; this one takes over when it ends"),
+            (State::Standby, _) => {
+                Error::new(ErrorKind::Busy, format!("{what}: another process replicates this database"))
+                    .with_hint("its commits are shipped by that process; this one takes over when it ends")
+            }
             (State::Fenced | State::Failed, Some(error)) => error.clone().while_doing(what),
             (_, Some(error)) => Error::new(ErrorKind::Timeout, format!("{what}: not in time, last error: {error}"))
                 .with_source(error.clone()),

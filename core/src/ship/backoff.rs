@@ -57,7 +57,10 @@ mod tests {
 
     #[test]
     fn two_seeds_wait_differently() {
-        let waits = |seed| { let mut b = Backoff::new(seed); (0..4).map(move |_| b.next()).collect::<Vec<_>>() };
+        let waits = |seed| {
+            let mut b = Backoff::new(seed);
+            (0..4).map(move |_| b.next()).collect::<Vec<_>>()
+        };
         assert_ne!(waits(1), waits(2));
     }
 }

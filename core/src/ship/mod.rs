@@ -15,7 +15,7 @@ use crate::spool::SpoolFile;
 use crate::store::{LtxStore, PutOutcome};
 
 pub(crate) use self::backoff::Backoff;
-pub(crate) use self::reconcile::{LocalChain, Reconciled, RemoteChain, reconcile};
+pub(crate) use self::reconcile::{Reconciled, RemoteChain, reconcile};
 
 /// Bytes compared at a time.
 const COMPARE: u64 = 4 << 20;
@@ -54,8 +54,10 @@ async fn prove_same(store: &LtxStore, key: &ObjectKey, file: &SpoolFile, body: B
 fn diverged(store: &LtxStore, txids: TxidRange) -> Error {
     Error::new(
         ErrorKind::Diverged,
-        format!("another writer has stored different data under the same name txids={txids} replica={}", store.location()),
+        format!(
+            "another writer has stored different data under the same name txids={txids} replica={}",
+            store.location()
+        ),
     )
     .with_hint("one replica has one writer: give each database, and each host, a path of its own")
 }
-

@@ -1,22 +1,11 @@
 //! At start, pure: how what this host remembers and what the store holds go together.
 
-use replicate_format::{Level, Txid, TxidRange};
+use replicate_format::{Level, Txid};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::RebaseReason;
-use crate::spool::state::ShippedRecord;
+use crate::spool::LocalChain;
 use crate::store::LtxInfo;
-
-/// What this host remembers.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(crate) struct LocalChain {
-    /// The last capture; zero if nothing is remembered.
-    pub(crate) newest: Txid,
-    /// The captures in the spool, in order.
-    pub(crate) spooled: Vec<TxidRange>,
-    /// The last object that the store has acknowledged.
-    pub(crate) shipped: Option<ShippedRecord>,
-}
 
 /// What the store holds.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -102,6 +91,8 @@ pub(crate) fn reconcile(local: &LocalChain, remote: &RemoteChain) -> Result<Reco
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spool::state::ShippedRecord;
+    use replicate_format::TxidRange;
 
     fn range(min: u64, max: u64) -> TxidRange {
         TxidRange::new(Txid(min), Txid(max)).expect("valid")

@@ -30,6 +30,7 @@ use crate::clock::Timestamp;
 use crate::disk::SharedDisk;
 use crate::error::{Error, Result};
 
+use self::state::ShippedRecord;
 pub(crate) use self::writer::SpoolWriter;
 
 /// A whole file in the spool.
@@ -45,6 +46,17 @@ pub(crate) struct SpoolFile {
     pub(crate) created: Timestamp,
     /// CRC-64 of its bytes as written; `None` for a file found at start.
     pub(crate) crc: Option<u64>,
+}
+
+/// What this host remembers.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct LocalChain {
+    /// The last capture; zero if nothing is remembered.
+    pub(crate) newest: Txid,
+    /// The captures in the spool, in order.
+    pub(crate) spooled: Vec<TxidRange>,
+    /// The last object that the store has acknowledged.
+    pub(crate) shipped: Option<ShippedRecord>,
 }
 
 /// The folder of a database's local state.
@@ -106,7 +118,13 @@ impl Spool {
     }
 
     /// Gives a finished file its name; when this returns it is on the disk.
-    pub(crate) fn commit(&mut self, writer: SpoolWriter, level: Level, txids: TxidRange, created: Timestamp) -> Result<SpoolFile> {
+    pub(crate) fn commit(
+        &mut self,
+        writer: SpoolWriter,
+        level: Level,
+        txids: TxidRange,
+        created: Timestamp,
+    ) -> Result<SpoolFile> {
         let (size, crc) = writer.publish()?;
         let file = SpoolFile { level, txids, size, created, crc: Some(crc) };
         self.files.push(file.clone());

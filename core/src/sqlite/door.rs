@@ -134,7 +134,8 @@ impl Attach for SqliteAttach {
 /// Whether a file begins as a SQLite database does.
 pub(crate) fn is_database(path: &Path) -> Result<bool> {
     let mut header = [0; 100];
-    let read = PinnedFile::open(path)?.read_at(0, &mut header).map_err(|e| Error::disk("read the database", path, e))?;
+    let read =
+        PinnedFile::open(path)?.read_at(0, &mut header).map_err(|e| Error::disk("read the database", path, e))?;
     Ok(read == header.len() && DbHeader::decode(&header).is_ok())
 }
 
@@ -206,9 +207,7 @@ impl SqliteDoor {
     }
 
     fn idle_reader(&self) -> Result<usize> {
-        (0..2)
-            .find(|i| !self.pinned.contains(i))
-            .ok_or_else(|| Error::internal("both readers hold a transaction"))
+        (0..2).find(|i| !self.pinned.contains(i)).ok_or_else(|| Error::internal("both readers hold a transaction"))
     }
 
     fn unpin(&mut self, index: usize) -> Result<()> {
@@ -241,17 +240,18 @@ impl Door for SqliteDoor {
         // Two copies are written one after the other; a reader that meets a writer tries again.
         for _ in 0..100 {
             let mut bytes = [0; WAL_INDEX_HEADER_LEN];
-            let read = self
-                .shm
-                .read_at(0, &mut bytes)
-                .map_err(|e| Error::disk("read the WAL index", &self.shm_path, e))?;
+            let read =
+                self.shm.read_at(0, &mut bytes).map_err(|e| Error::disk("read the WAL index", &self.shm_path, e))?;
             let decoded = if read == bytes.len() { WalIndexHeader::decode(&bytes) } else { None };
             if let Some(index) = decoded {
                 return self.view(&index);
             }
             std::thread::yield_now();
         }
-        Err(Error::new(ErrorKind::Busy, format!("the WAL index does not come to rest path={}", self.shm_path.display())))
+        Err(Error::new(
+            ErrorKind::Busy,
+            format!("the WAL index does not come to rest path={}", self.shm_path.display()),
+        ))
     }
 
     fn read_wal(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
-use replicate_format::{Header, HEADER_LEN, Level, Txid, TxidRange};
+use replicate_format::{HEADER_LEN, Header, Level, Txid, TxidRange};
 
 use crate::blob::{BlobError, Body, ObjectKey, PutMode, PutOptions, SharedBlobStore};
 use crate::clock::Timestamp;
@@ -128,9 +128,10 @@ impl LtxStore {
     /// The header of a file.
     pub async fn header(&self, file: &LtxInfo) -> Result<Header> {
         let bytes = self.get(file, Some(0..HEADER_LEN as u64)).await.map_err(Error::from)?;
-        let bytes: &[u8; HEADER_LEN] = bytes.as_ref().try_into().map_err(|_| {
-            Error::new(ErrorKind::Corrupt, format!("file is shorter than its header key={}", file.key))
-        })?;
+        let bytes: &[u8; HEADER_LEN] = bytes
+            .as_ref()
+            .try_into()
+            .map_err(|_| Error::new(ErrorKind::Corrupt, format!("file is shorter than its header key={}", file.key)))?;
         Header::decode(bytes).map_err(|e| {
             Error::new(ErrorKind::Corrupt, format!("header of an LTX file: {e} key={}", file.key)).with_source(e)
         })

@@ -1,5 +1,12 @@
 //! What the engine's tests share: databases written by SQLite, and a naive reader of replicas.
-#![allow(dead_code, clippy::unwrap_used, clippy::disallowed_methods, missing_docs, unreachable_pub, reason = "tests; each file uses a part")]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    missing_docs,
+    unreachable_pub,
+    reason = "tests; each file uses a part"
+)]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
