@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support import content, create, line_of, run, spawn, unreachable, until
+from support import content, create, kill, line_of, run, spawn, unreachable, until
 
 import replicate
 
@@ -71,9 +71,12 @@ def test_sigterm_ends_the_process_as_without_us(tmp_path: Path) -> None:
     for round_ in range(ROUNDS):
         db = create(tmp_path / f"{round_}.db")
         process = spawn(PROGRAM, db, f"file://{tmp_path}/store{round_}", "sigterm")
-        assert line_of(process) == "ready"
-        process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=20)
+        try:
+            assert line_of(process) == "ready"
+            process.send_signal(signal.SIGTERM)
+            _, err = process.communicate(timeout=20)
+        finally:
+            kill(process)
         assert (process.returncode, err) == (-signal.SIGTERM, "")
 
 
@@ -120,13 +123,13 @@ def test_a_host_that_waits_for_signals_itself_gets_them(tmp_path: Path) -> None:
         db,
         f"file://{tmp_path}/store",
     )
-    assert line_of(process) == "ready"
     try:
-        until(lambda: not unmasked(process.pid, signal.SIGTERM), "every thread has it blocked", 5)
-    except AssertionError:
-        raise AssertionError(f"not blocked in {unmasked(process.pid, signal.SIGTERM)}") from None
-    process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=30)
+        assert line_of(process) == "ready"
+        until(lambda: not unmasked(process.pid, signal.SIGTERM), "every other thread has it blocked", 10)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=30)
+    finally:
+        kill(process)
     assert (process.returncode, err) == (0, ""), err
     assert "15" in out or "SIGTERM" in out
 
