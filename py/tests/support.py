@@ -111,7 +111,8 @@ def kill(process: subprocess.Popen[str]) -> None:
     """Ends a process that a test has started, if it still runs, and takes its pipes back."""
     if process.poll() is None:
         process.kill()
-    process.communicate()
+    if process.stdout is not None and not process.stdout.closed:
+        process.communicate()
 
 
 def free_port() -> int:

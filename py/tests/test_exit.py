@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support import content, create, line_of, run, spawn, unreachable, until
+from support import content, create, kill, line_of, run, spawn, unreachable, until
 
 import replicate
 
@@ -71,9 +71,12 @@ def test_sigterm_ends_the_process_as_without_us(tmp_path: Path) -> None:
     for round_ in range(ROUNDS):
         db = create(tmp_path / f"{round_}.db")
         process = spawn(PROGRAM, db, f"file://{tmp_path}/store{round_}", "sigterm")
-        assert line_of(process) == "ready"
-        process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=20)
+        try:
+            assert line_of(process) == "ready"
+            process.send_signal(signal.SIGTERM)
+            _, err = process.communicate(timeout=20)
+        finally:
+            kill(process)
         assert (process.returncode, err) == (-signal.SIGTERM, "")
 
 
@@ -93,9 +96,11 @@ def test_with_a_store_out_of_reach_the_end_is_bounded(tmp_path: Path) -> None:
 
 
 def unmasked(pid: int, number: int) -> list[str]:
-    """The threads of a process that a signal could be delivered to."""
+    """The threads of a process that a signal could be delivered to, beside the main thread that waits for it."""
     found = []
     for thread in Path(f"/proc/{pid}/task").iterdir():
+        if thread.name == str(pid):
+            continue
         fields = dict(line.split(":\t", 1) for line in (thread / "status").read_text().splitlines() if ":\t" in line)
         if not int(fields["SigBlk"], 16) >> (number - 1) & 1:
             found.append(fields["Name"])
@@ -118,10 +123,13 @@ def test_a_host_that_waits_for_signals_itself_gets_them(tmp_path: Path) -> None:
         db,
         f"file://{tmp_path}/store",
     )
-    assert line_of(process) == "ready"
-    until(lambda: unmasked(process.pid, signal.SIGTERM) == [], "every thread has it blocked", 5)
-    process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=30)
+    try:
+        assert line_of(process) == "ready"
+        until(lambda: not unmasked(process.pid, signal.SIGTERM), "every other thread has it blocked", 10)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=30)
+    finally:
+        kill(process)
     assert (process.returncode, err) == (0, ""), err
     assert "15" in out or "SIGTERM" in out
 
