@@ -24,8 +24,8 @@ pub(super) fn runtime() -> Result<&'static Runtime> {
         _ => {
             let built = Builder::new_multi_thread()
                 .worker_threads(2)
-                .max_blocking_threads(16)
-                .thread_keep_alive(Duration::from_secs(10))
+                .max_blocking_threads(8)
+                .thread_keep_alive(Duration::from_secs(2))
                 .thread_name("replicate")
                 .on_thread_start(sqlite::block_signals)
                 .enable_all()

@@ -100,10 +100,7 @@ impl Member {
     pub(super) async fn capture_loop(&self, work: &Work) -> Result<()> {
         let mut schedule = Schedule::new(self.config.sync_interval);
         let mut backoff = Backoff::new(u64::from(std::process::id()));
-        if !self.until_chain_is_known(work).await {
-            self.shared.set_drained();
-            return Ok(());
-        }
+        self.until_chain_is_known(work).await;
         let mut settled = true;
         loop {
             let stopping = self.shared.stop_by().is_some();
@@ -147,18 +144,15 @@ impl Member {
         Ok(())
     }
 
-    /// Without local knowledge nothing can be numbered until the store has answered. `false`: stopped before.
-    async fn until_chain_is_known(&self, work: &Work) -> bool {
+    /// Without local knowledge nothing can be numbered until the store has answered. A stop waits for that too,
+    /// as long as it has time: otherwise what was committed before it would not be stored.
+    async fn until_chain_is_known(&self, work: &Work) {
         loop {
             let chain = work.capture(self.env.blocking, |capture| capture.chain()).await;
             if self.shared.is_reconciled() || !chain.newest.is_zero() {
-                return true;
+                return;
             }
-            tokio::select! {
-                biased;
-                () = self.shared.stop_requested() => return false,
-                () = self.shared.capture.notified() => {}
-            }
+            self.shared.capture.notified().await;
         }
     }
 
