@@ -46,6 +46,13 @@ pub struct FileStore {
 }
 
 impl FileStore {
+    /// Whether the root is a folder, or nothing yet: a file in its place must not pass for an empty store.
+    async fn root_is_sound(&self) -> bool {
+        let root = self.root.clone();
+        let found = self.blocking(move |disk| disk.stat(&root)).await;
+        found.is_ok_and(|entry| entry.is_none_or(|entry| entry.is_dir))
+    }
+
     /// The store below this folder, which need not exist.
     pub(crate) fn new(root: PathBuf, disk: SharedDisk, clock: SharedClock, blocking: Blocking) -> Self {
         Self { root, disk, clock, blocking, ready: Mutex::default() }
@@ -331,7 +338,7 @@ impl BlobStore for FileStore {
                 let folder = self.root.join(&key);
                 match self.blocking(move |disk| disk.list(&folder)).await {
                     Ok(entries) => walk.push(&key, entries),
-                    Err(e) if names_nothing(&e) => {}
+                    Err(e) if names_nothing(&e) && self.root_is_sound().await => {}
                     Err(e) => return Some((Err(failed("list", &self.root.join(&key), e)), None)),
                 }
             }
@@ -426,6 +433,15 @@ mod tests {
         assert_eq!(listed(&store).await, ["a/b"]);
         assert!(matches!(store.get(&key("a"), Some(0..0)).await, Err(BlobError::NotFound { .. })));
         assert!(matches!(store.head(&key("a/b/c")).await, Err(BlobError::NotFound { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_file_where_the_root_should_be_is_an_error_not_an_empty_store() {
+        let folder = tempfile::tempdir().expect("folder");
+        let root = folder.path().join("root");
+        std::fs::write(&root, b"").expect("written");
+        let store = store(&root);
+        assert!(store.list("ltx/0/", None).next().await.is_some_and(|item| item.is_err()));
     }
 
     #[tokio::test]
