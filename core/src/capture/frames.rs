@@ -9,7 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::sqlite::{Door, WalView};
 
 /// Runs up to this long are kept in memory from the one read that proves them.
-const KEEP: u64 = 16 << 20;
+const KEEP: u64 = 8 << 20;
 /// Bytes read at a time otherwise.
 const BLOCK: u64 = 1 << 20;
 
@@ -93,7 +93,9 @@ impl Frames {
         let (start, end) = (frame_offset(page_size, from), frame_offset(page_size, view.max_frame));
         let mut scan = WalScan::new(chain, start, ScanLimits { max_bytes, end: Some(end) });
         let span = max_bytes.map_or(end - start, |max| max.min(end - start));
-        let mut kept = (span <= KEEP).then(Vec::new);
+        // One allocation of the size it will have, not a series of ever larger ones.
+        let capacity = usize::try_from(span + page_size.frame_len() as u64 * 64).unwrap_or(0);
+        let mut kept = (span <= KEEP).then(|| Vec::with_capacity(capacity));
         let mut checksums = Vec::new();
         let mut block = Vec::new();
         while !scan.is_done() && scan.offset() < end {
@@ -110,7 +112,7 @@ impl Frames {
                 }
             }
             // One transaction may be longer than any limit.
-            kept = kept.filter(|kept| kept.len() as u64 <= KEEP);
+            kept = kept.filter(|kept: &Vec<u8>| kept.len() as u64 <= KEEP + BLOCK);
         }
         let whole = scan.offset() == end;
         let delta = scan.finish();

@@ -32,7 +32,7 @@ use self::plan::{CapturePlan, Position, WalMark, plan};
 pub(crate) use self::watch::{InotifyWatch, Watch};
 
 /// Longest run of frames in one file, cut at a commit; a longer transaction makes a longer file.
-const RUN_BYTES: u64 = 16 << 20;
+const RUN_BYTES: u64 = 8 << 20;
 
 /// Files that the store has but the ledger does not cover: more than this and it is written out.
 const RETAINED_FILES: usize = 64;

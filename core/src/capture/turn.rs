@@ -17,9 +17,13 @@ use crate::sqlite::{Door, WalView};
 /// The WAL may grow to this many times the pages at which copying back starts before writers are held.
 const SEAL_AT: u32 = 4;
 /// The most bytes of frames that are read while writers are held.
-const SEALED_TAIL: u64 = 2 << 20;
+const SEALED_TAIL: u64 = 4 << 20;
+/// How often it is tried to come that close to a writer that does not pause.
+const CATCH_UPS: u32 = 8;
 /// How long the write lock is tried for.
-const PATIENCE: Duration = Duration::from_millis(20);
+const PATIENCE: Duration = Duration::from_millis(50);
+/// How often copying back is tried while writers are held and the application itself is at it.
+const SEALED_TRIES: u32 = 200;
 
 impl Capture {
     /// Copies the WAL back if it is time. Everything in the view is captured.
@@ -33,13 +37,13 @@ impl Capture {
         let sealed = view.max_frame >= threshold.saturating_mul(SEAL_AT);
         self.with_door(|capture, door| {
             let copied = door.checkpoint()?;
-            if copied.busy {
-                return Ok(Vec::new());
+            let mut events = Vec::new();
+            if !copied.busy {
+                events.push(Event::Checkpointed { frames: copied.log, copied: copied.copied });
             }
-            let mut events = vec![Event::Checkpointed { frames: copied.log, copied: copied.copied }];
             if sealed {
                 events.extend(capture.sealed_turn(door)?);
-            } else {
+            } else if !copied.busy {
                 events.extend(capture.follow(door)?.0);
             }
             Ok(events)
@@ -49,13 +53,12 @@ impl Capture {
     /// Catches up, then holds the writers for the last few frames.
     fn sealed_turn(&mut self, door: &mut dyn Door) -> Result<Vec<Event>> {
         let mut events = Vec::new();
-        for _ in 0..4 {
+        for _ in 0..CATCH_UPS {
             events.extend(self.follow(door)?.0);
-            if self.tail(door)? <= SEALED_TAIL / 4 {
+            if self.tail(door)? <= SEALED_TAIL / 2 {
                 break;
             }
         }
-        door.checkpoint()?;
         if self.tail(door)? > SEALED_TAIL || !door.seal(PATIENCE)? {
             return Ok(events);
         }
@@ -103,7 +106,14 @@ impl Capture {
         };
         door.pin()?;
         door.unpin_older()?;
-        let copied = door.checkpoint()?;
+        let mut copied = door.checkpoint()?;
+        for _ in 0..SEALED_TRIES {
+            if !copied.busy {
+                break;
+            }
+            std::thread::yield_now();
+            copied = door.checkpoint()?;
+        }
         door.pin()?;
         door.unpin_older()?;
         self.turned_at = WalMark::end_of(&view);
