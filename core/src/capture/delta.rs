@@ -24,11 +24,13 @@ impl Capture {
         if view.max_frame == from {
             return Ok(None);
         }
-        let frames = Frames::read(door, view, from, chain, Some(RUN_BYTES))?;
+        let frames = Frames::read(door, view, from, chain, Some(RUN_BYTES), &mut self.scratch)?;
         if has_gap(&frames, self.position.commit, view.page_size) {
             return Ok(self.rebase(door, view, RebaseReason::GrowthGap)?);
         }
-        Ok(Some(self.write_delta(door, view, from, &frames)?))
+        let written = self.write_delta(door, view, from, &frames);
+        frames.reclaim(&mut self.scratch);
+        Ok(Some(written?))
     }
 
     /// Writes a run of frames as the next file.

@@ -32,6 +32,13 @@ pub(crate) struct Frames {
     pub(crate) delta: WalDelta,
 }
 
+/// Memory that one run after the other is read into: allocated once, whichever thread reads.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    kept: Vec<u8>,
+    block: Vec<u8>,
+}
+
 /// Why a run could not be read.
 #[derive(Debug)]
 pub(crate) enum FramesError {
@@ -88,18 +95,22 @@ impl Frames {
         from: u32,
         chain: FrameChain,
         max_bytes: Option<u64>,
+        scratch: &mut Scratch,
     ) -> Result<Self, FramesError> {
         let page_size = view.page_size;
         let (start, end) = (frame_offset(page_size, from), frame_offset(page_size, view.max_frame));
         let mut scan = WalScan::new(chain, start, ScanLimits { max_bytes, end: Some(end) });
         let span = max_bytes.map_or(end - start, |max| max.min(end - start));
-        // One allocation of the size it will have, not a series of ever larger ones.
-        let capacity = usize::try_from(span + page_size.frame_len() as u64 * 64).unwrap_or(0);
-        let mut kept = (span <= KEEP).then(|| Vec::with_capacity(capacity));
+        let mut kept = (span <= KEEP).then(|| std::mem::take(&mut scratch.kept));
+        if let Some(kept) = &mut kept {
+            kept.clear();
+            // All of it at once, not a series of ever larger pieces.
+            kept.reserve(usize::try_from(KEEP + BLOCK).unwrap_or(0));
+        }
         let mut checksums = Vec::new();
-        let mut block = Vec::new();
+        let block = &mut scratch.block;
         while !scan.is_done() && scan.offset() < end {
-            read_block(door, page_size, scan.offset(), end, &mut block)?;
+            read_block(door, page_size, scan.offset(), end, block)?;
             for frame in block.chunks_exact(page_size.frame_len()) {
                 if scan.push(frame) == 0 {
                     break;
@@ -125,6 +136,13 @@ impl Frames {
             return Err(FramesError::Broken);
         }
         Ok(Self { page_size, start, kept, checksums, delta })
+    }
+
+    /// Gives the memory back for the next run.
+    pub(crate) fn reclaim(self, scratch: &mut Scratch) {
+        if let Some(kept) = self.kept {
+            scratch.kept = kept;
+        }
     }
 
     fn index(&self, offset: u64) -> usize {

@@ -26,7 +26,7 @@ use crate::spool::state::{MarkRecord, Record, ShippedRecord, StateFile};
 use crate::spool::{LocalChain, Spool, SpoolFile};
 use crate::sqlite::{Attach, Door, Identity, WalView};
 
-use self::frames::{Frames, FramesError, chain_from_header, chain_from_mark, frame_offset};
+use self::frames::{Frames, FramesError, Scratch, chain_from_header, chain_from_mark, frame_offset};
 use self::plan::{CapturePlan, Position, WalMark, plan};
 
 pub(crate) use self::watch::{InotifyWatch, Watch};
@@ -98,6 +98,7 @@ pub(crate) struct Capture {
     snapshot_due: bool,
     /// Length of the WAL after the last try to copy it back.
     turned_at: WalMark,
+    scratch: Scratch,
 }
 
 impl Capture {
@@ -131,6 +132,7 @@ impl Capture {
             shipped: None,
             snapshot_due: false,
             turned_at: nowhere,
+            scratch: Scratch::default(),
         };
         match record {
             Some(record) if record.replica == capture.replica => capture.recall(&record)?,

@@ -7,6 +7,7 @@
 use replicate_format::{Encoder, Header, Level, PageSize, Pgno, TxidRange, page_checksum};
 
 use super::delta::encoding;
+use super::frames::Scratch;
 use super::{Capture, Frames, FramesError, WalMark, chain_from_header};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, RebaseReason};
@@ -38,7 +39,7 @@ impl<'a> Image<'a> {
                 FramesError::Broken => Error::new(ErrorKind::Busy, "the WAL and its index do not agree"),
             };
             let chain = chain_from_header(door, view).map_err(broken)?;
-            Some(Frames::read(door, view, 0, chain, None).map_err(broken)?)
+            Some(Frames::read(door, view, 0, chain, None, &mut Scratch::default()).map_err(broken)?)
         } else {
             None
         };

@@ -69,7 +69,9 @@ impl Capture {
             let (position, gap) = (self.position.clone(), has_gap(&frames, self.position.commit, view.page_size));
             (self.position.unbroken, self.position.mark) = (false, None);
             if !gap {
-                events.push(self.write_delta(door, &view, from, &frames)?);
+                let written = self.write_delta(door, &view, from, &frames);
+                frames.reclaim(&mut self.scratch);
+                events.push(written?);
                 self.position.unbroken = position.unbroken;
             }
             self.record()?;
@@ -94,7 +96,7 @@ impl Capture {
             CapturePlan::Idle => None,
             CapturePlan::Delta { from, seed: Some(checksum), .. } => {
                 let read = chain_from_mark(door, &view, from, checksum, false)
-                    .and_then(|chain| Frames::read(door, &view, from, chain, None));
+                    .and_then(|chain| Frames::read(door, &view, from, chain, None, &mut self.scratch));
                 match read {
                     Ok(frames) => Some((view, from, frames)),
                     Err(FramesError::Other(error)) => return Err(error),
