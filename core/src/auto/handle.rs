@@ -203,6 +203,11 @@ fn absolute(path: &Path) -> Result<PathBuf> {
         return Err(wrong("SQLite keeps names with this ending for itself"));
     }
     let absolute = std::path::absolute(path).map_err(|e| wrong(&e.to_string()))?;
+    // SQLite follows links to the file and keeps WAL and locks beside that; so do we, or one database would have
+    // two state folders.
+    let parent = absolute.parent().unwrap_or(&absolute);
+    let absolute =
+        absolute.canonicalize().or_else(|_| parent.canonicalize().map(|parent| parent.join(name))).unwrap_or(absolute);
     if absolute.is_dir() {
         return Err(wrong("it is a folder"));
     }
