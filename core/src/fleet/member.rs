@@ -18,7 +18,7 @@ use crate::event::{Event, RebaseReason, State};
 use crate::exec::Blocking;
 use crate::ship::{Backoff, Reconciled, RemoteChain, reconcile, ship_file};
 use crate::spool::{Spool, SpoolFile, state_folder};
-use crate::sqlite::Attach;
+use crate::sqlite::{self, Attach};
 use crate::store::LtxStore;
 
 /// How often a stand-by asks for the lock.
@@ -90,7 +90,14 @@ impl Member {
         let Some(_lock) = self.take_lock().await? else { return Ok(None) };
         let work = self.open().await?;
         let outcome = self.work(&work).await;
-        let closed = work.capture(self.env.blocking, Capture::close).await;
+        let closed = work
+            .capture(self.env.blocking, |capture| {
+                let closed = capture.close();
+                // Descriptors that nobody can be hurt by any more.
+                sqlite::sweep_all();
+                closed
+            })
+            .await;
         let error = outcome?;
         closed?;
         Ok(error)

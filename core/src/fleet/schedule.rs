@@ -127,6 +127,13 @@ impl Member {
                 Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::Internal) => {
                     return Err(error);
                 }
+                Err(error) if crate::sqlite::descriptors_closed_externally() => {
+                    return Err(Error::new(ErrorKind::Unsupported, "the program has closed descriptors of the engine")
+                        .with_hint(
+                            "do not close descriptors that you have not opened (closefrom, closerange); start anew",
+                        )
+                        .with_source(error));
+                }
                 Err(error) => {
                     if !stopping {
                         self.capture_failed(&error, &mut backoff).await;
