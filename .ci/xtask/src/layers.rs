@@ -53,7 +53,8 @@ fn scan(folder: &Path, table: &Table) -> Outcome<Edges> {
             return Err(format!("core/src/{} is in no layer; add {module} to .ci/layers.toml", inside.display()));
         }
         for (line, used) in references(&sh::read(&path)?, depth(inside)) {
-            let used = exports.get(&used).cloned().unwrap_or(used);
+            // A module and a function of one name (`restore`): inside the module it is the module.
+            let used = if used == module { used } else { exports.get(&used).cloned().unwrap_or(used) };
             if used != module && table.contains_key(&used) {
                 let place = format!("core/src/{}:{line}", inside.display());
                 edges.entry((module.clone(), used)).or_insert(place);
