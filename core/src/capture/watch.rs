@@ -8,12 +8,14 @@ use std::collections::HashMap;
 use std::fmt;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use async_trait::async_trait;
 use rustix::fs::inotify;
 use tokio::sync::Notify;
+
+use crate::disk::with_suffix;
 
 /// A source of wake-ups for one database.
 #[async_trait]
@@ -84,11 +86,7 @@ impl Hub {
 
     fn arm(&self, database: &Path, bell: &Arc<Notify>) {
         use inotify::WatchFlags as On;
-        let wal = {
-            let mut name = database.as_os_str().to_owned();
-            name.push("-wal");
-            PathBuf::from(name)
-        };
+        let wal = with_suffix(database, "-wal");
         let file = On::MODIFY | On::DELETE_SELF | On::MOVE_SELF | On::ONESHOT;
         let folder = On::CREATE | On::MOVED_TO | On::MODIFY | On::CLOSE_WRITE | On::ONESHOT;
         let mut bells = lock(&self.bells);

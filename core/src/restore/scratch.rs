@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::clock::Timestamp;
-use crate::disk::{Disk, DiskFile, DiskLock, SharedDisk};
+use crate::disk::{Disk, DiskFile, DiskLock, SharedDisk, with_suffix};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sqlite;
 
@@ -165,12 +165,6 @@ fn scratch_name(target: &Path) -> PathBuf {
     let (process, count) = (std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
     name.push(format!(".restore-{process}-{count}.tmp"));
     target.with_file_name(name)
-}
-
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
 }
 
 /// Files of an earlier database, moved where SQLite does not look for them: the name, and the name it had.

@@ -7,8 +7,6 @@
 mod backoff;
 mod reconcile;
 
-use replicate_format::TxidRange;
-
 use crate::blob::{Body, ObjectKey};
 use crate::error::{Error, ErrorKind, Result};
 use crate::spool::SpoolFile;
@@ -41,7 +39,10 @@ async fn prove_same(store: &LtxStore, key: &ObjectKey, file: &SpoolFile, body: B
         let theirs = store.get_key(key, Some(offset..beyond)).await.map_err(Error::from)?;
         let ours = body.read(offset..end).await?;
         if theirs != ours {
-            return Err(diverged(store, file.txids));
+            let (txids, replica) = (file.txids, store.location());
+            return Err(another_writer(format!(
+                "another writer has stored different data under the same name txids={txids} replica={replica}"
+            )));
         }
         offset = end;
         if offset == file.size {
@@ -51,13 +52,8 @@ async fn prove_same(store: &LtxStore, key: &ObjectKey, file: &SpoolFile, body: B
     }
 }
 
-fn diverged(store: &LtxStore, txids: TxidRange) -> Error {
-    Error::new(
-        ErrorKind::Diverged,
-        format!(
-            "another writer has stored different data under the same name txids={txids} replica={}",
-            store.location()
-        ),
-    )
-    .with_hint("one replica has one writer: give each database, and each host, a path of its own")
+/// The refusal to go on beside another writer.
+fn another_writer(message: String) -> Error {
+    Error::new(ErrorKind::Diverged, message)
+        .with_hint("one replica has one writer: give each database, and each host, a path of its own")
 }

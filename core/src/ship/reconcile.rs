@@ -2,7 +2,8 @@
 
 use replicate_format::{Level, Txid};
 
-use crate::error::{Error, ErrorKind, Result};
+use super::another_writer;
+use crate::error::Result;
 use crate::event::RebaseReason;
 use crate::spool::LocalChain;
 use crate::store::LtxInfo;
@@ -78,11 +79,10 @@ pub(crate) fn reconcile(local: &LocalChain, remote: &RemoteChain) -> Result<Reco
             level.get() == shipped.level && *txid == shipped.txid() && *size != shipped.size
         };
         if remote.ends.iter().any(ours) {
-            return Err(Error::new(
-                ErrorKind::Diverged,
-                format!("the replica holds another file for txid={} than this host has stored", shipped.txid()),
-            )
-            .with_hint("one replica has one writer: give each database, and each host, a path of its own"));
+            return Err(another_writer(format!(
+                "the replica holds another file for txid={} than this host has stored",
+                shipped.txid()
+            )));
         }
     }
     Ok(Reconciled::Continue { watermark: remote.newest })
@@ -91,6 +91,7 @@ pub(crate) fn reconcile(local: &LocalChain, remote: &RemoteChain) -> Result<Reco
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
     use crate::spool::state::ShippedRecord;
     use replicate_format::TxidRange;
 

@@ -16,6 +16,7 @@ use rusqlite::Connection;
 
 use super::connection::{self, Checkpoint};
 use super::{FileId, PinnedFile, probe};
+use crate::disk::with_suffix;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Whether the attached files are still those that the paths name.
@@ -155,12 +156,6 @@ struct SqliteDoor {
     /// Readers with an open transaction, the older first.
     pinned: Vec<usize>,
     writer: Option<Connection>,
-}
-
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
 }
 
 impl SqliteDoor {
