@@ -33,8 +33,14 @@ impl Capture {
         Ok(Some(written?))
     }
 
-    /// Writes a run of frames as the next file.
-    pub(super) fn write_delta(&mut self, door: &dyn Door, view: &WalView, from: u32, frames: &Frames) -> Result<Event> {
+    /// Writes a run of frames as the next file. Writers who are held go on while it is brought to the disk.
+    pub(super) fn write_delta(
+        &mut self,
+        door: &mut dyn Door,
+        view: &WalView,
+        from: u32,
+        frames: &Frames,
+    ) -> Result<Event> {
         let delta = &frames.delta;
         let txid = self.position.txid.next();
         let txids = TxidRange::single(txid).ok_or_else(|| Error::internal("transaction ids have run out"))?;
@@ -54,6 +60,7 @@ impl Capture {
             encoder.page(pgno, frames.page(door, pgno, offset, &mut buf)?).map_err(encoding)?;
         }
         let (encoded, writer) = encoder.finish().map_err(encoding)?;
+        door.unseal()?;
         let file = self.spool().commit(writer, Level::L0, txids, created)?;
         self.ledger.set_pages(delta.commit);
         for &(pgno, offset) in &delta.pages {

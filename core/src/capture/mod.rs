@@ -15,7 +15,7 @@ mod watch;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use replicate_format::{Decoder, Level, PageEncoding, PageSize, Txid, TxidRange, crc64, page_checksum};
+use replicate_format::{Decoder, Level, PageEncoding, PageSize, Salts, Txid, TxidRange, crc64, page_checksum};
 
 use crate::clock::SharedClock;
 use crate::disk::SharedDisk;
@@ -98,6 +98,8 @@ pub(crate) struct Capture {
     snapshot_due: bool,
     /// Length of the WAL after the last try to copy it back.
     turned_at: WalMark,
+    /// How much of the WAL was copied back when the database was last brought to the disk.
+    synced: (Salts, u32),
     scratch: Scratch,
 }
 
@@ -132,6 +134,7 @@ impl Capture {
             shipped: None,
             snapshot_due: false,
             turned_at: nowhere,
+            synced: (nowhere.salts, 0),
             scratch: Scratch::default(),
         };
         match record {
@@ -258,10 +261,8 @@ impl Capture {
             self.ledger.flush(self.position.txid)?;
         }
         let caught_up = self.position.mark == Some(WalMark::end_of(&view));
-        if caught_up {
-            let turned = self.turn(&view);
-            events.extend(self.steady(turned)?);
-        }
+        let turned = self.turn(&view, caught_up);
+        events.extend(self.steady(turned)?);
         Ok(self.done(events, caught_up, None))
     }
 

@@ -85,6 +85,8 @@ impl Capture {
         view: &WalView,
         reason: RebaseReason,
     ) -> Result<Option<Event>> {
+        // An image takes its time: nobody waits for it.
+        door.unseal()?;
         let mut image = Image::open(door, view)?;
         let resized = self.position.page_size.is_some_and(|size| size != view.page_size);
         let full = !self.ledger_matches(view.page_size);

@@ -14,52 +14,107 @@ use crate::error::Result;
 use crate::event::Event;
 use crate::sqlite::{Door, WalView};
 
-/// The WAL may grow to this many times the pages at which copying back starts before writers are held.
-const SEAL_AT: u32 = 4;
+/// The WAL may grow to this many times the length at which copying back starts before writers are held, and to
+/// this many bytes.
+const SEAL_AT: (u32, u64) = (3, 8 << 20);
+/// Larger pages than this count for more than one when it is decided whether to copy back.
+const PAGE: usize = 4096;
 /// The most bytes of frames that are read while writers are held.
-const SEALED_TAIL: u64 = 4 << 20;
+const SEALED_TAIL: u64 = 6 << 20;
+/// The most bytes that are brought to the disk or copied while writers are held: the time of it is what a write
+/// may wait for us.
+const SEALED_WORK: u64 = 36 << 20;
 /// How often it is tried to come that close to a writer that does not pause.
-const CATCH_UPS: u32 = 8;
+const CATCH_UPS: u32 = 24;
+/// From this try on a writer that is faster than we are waits while every other run is read and packed. Between
+/// two runs it has as long again: SQLite sleeps longer and longer between its tries for a lock, and must not
+/// miss every chance.
+const BRAKE_AFTER: u32 = 4;
 /// How long the write lock is tried for.
 const PATIENCE: Duration = Duration::from_millis(50);
 /// How often copying back is tried while writers are held and the application itself is at it.
 const SEALED_TRIES: u32 = 200;
 
+/// What is left to do before the WAL can start over, in bytes of frames.
+#[derive(Clone, Copy, Debug)]
+struct Left {
+    /// To be captured.
+    tail: u64,
+    /// To be copied back.
+    copy: u64,
+    /// Copied back and perhaps not on the disk yet.
+    sync: u64,
+}
+
+impl Left {
+    /// What the system has to move if it is all done now: the WAL to the disk, from it into the database, and that
+    /// to the disk.
+    fn work(&self) -> u64 {
+        self.copy.saturating_mul(3).saturating_add(self.sync)
+    }
+}
+
 impl Capture {
-    /// Copies the WAL back if it is time. Everything in the view is captured.
-    pub(super) fn turn(&mut self, view: &WalView) -> Result<Vec<Event>> {
-        let threshold = self.config.checkpoint_pages;
+    /// Copies the WAL back if it is time. Whether everything in the view is captured is told: a writer that is
+    /// faster than we are leaves no moment at which it is, and its WAL is the one that must be turned.
+    pub(super) fn turn(&mut self, view: &WalView, caught_up: bool) -> Result<Vec<Event>> {
+        let larger = view.page_size.len().div_ceil(PAGE);
+        let threshold = (self.config.checkpoint_pages / u32::try_from(larger).unwrap_or(1)).max(1);
         let since = if view.salts == self.turned_at.salts { self.turned_at.frame } else { 0 };
         if view.max_frame < threshold || view.max_frame - since.min(view.max_frame) < threshold {
             return Ok(Vec::new());
         }
+        let bytes = u64::from(view.max_frame) * view.page_size.frame_len() as u64;
+        let sealed = view.max_frame >= threshold.saturating_mul(SEAL_AT.0) && bytes >= SEAL_AT.1;
+        if !caught_up && !sealed {
+            return Ok(Vec::new());
+        }
         self.turned_at = WalMark::end_of(view);
-        let sealed = view.max_frame >= threshold.saturating_mul(SEAL_AT);
         self.with_door(|capture, door| {
-            let copied = door.checkpoint()?;
-            let mut events = Vec::new();
-            if !copied.busy {
-                events.push(Event::Checkpointed { frames: copied.log, copied: copied.copied });
-            }
             if sealed {
-                events.extend(capture.sealed_turn(door)?);
-            } else if !copied.busy {
-                events.extend(capture.follow(door)?.0);
+                return capture.sealed_turn(door);
             }
+            let copied = door.checkpoint()?;
+            if copied.busy {
+                return Ok(Vec::new());
+            }
+            let mut events = vec![Event::Checkpointed { frames: copied.log, copied: copied.copied }];
+            events.extend(capture.follow(door)?.0);
             Ok(events)
         })
     }
 
-    /// Catches up, then holds the writers for the last few frames.
+    /// Catches up, then holds the writers for what is left.
     fn sealed_turn(&mut self, door: &mut dyn Door) -> Result<Vec<Event>> {
         let mut events = Vec::new();
-        for _ in 0..CATCH_UPS {
-            events.extend(self.follow(door)?.0);
-            if self.tail(door)? <= SEALED_TAIL / 2 {
+        for round in 0..CATCH_UPS {
+            let brake = round >= BRAKE_AFTER && round % 2 == 0 && door.seal(PATIENCE)?;
+            let followed = self.follow(door);
+            if brake {
+                door.unseal()?;
+            }
+            events.extend(followed?.0);
+            let left = self.left(door)?;
+            if left.tail > SEALED_TAIL / 2 {
+                continue;
+            }
+            if left.work() <= SEALED_WORK / 2 {
                 break;
             }
+            if left.copy > left.sync / 2 {
+                door.checkpoint()?;
+            } else {
+                let view = door.look()?;
+                door.sync_database()?;
+                self.synced = (view.salts, view.backfilled);
+            }
         }
-        if self.tail(door)? > SEALED_TAIL || !door.seal(PATIENCE)? {
+        if !door.seal(PATIENCE)? {
+            return Ok(events);
+        }
+        let left = self.left(door)?;
+        if left.tail > SEALED_TAIL || left.work() > SEALED_WORK {
+            door.unseal()?;
             return Ok(events);
         }
         let tail = self.read_sealed(door);
@@ -79,12 +134,19 @@ impl Capture {
         Ok(events)
     }
 
-    fn tail(&self, door: &dyn Door) -> Result<u64> {
+    fn left(&self, door: &dyn Door) -> Result<Left> {
         let view = door.look()?;
-        Ok(match plan(&self.position, &view) {
-            CapturePlan::Delta { from, .. } => u64::from(view.max_frame - from) * view.page_size.frame_len() as u64,
+        let frames = |n: u32| u64::from(n) * view.page_size.frame_len() as u64;
+        let tail = match plan(&self.position, &view) {
+            CapturePlan::Delta { from, .. } => frames(view.max_frame - from),
             CapturePlan::Idle => 0,
             CapturePlan::Rebase(_) => u64::MAX,
+        };
+        let synced = if self.synced.0 == view.salts { self.synced.1 } else { 0 };
+        Ok(Left {
+            tail,
+            copy: frames(view.max_frame.saturating_sub(view.backfilled)),
+            sync: frames(view.backfilled.saturating_sub(synced)),
         })
     }
 

@@ -72,7 +72,7 @@ keys! {
     PageEncoding: "page_encoding", "REPLICATE_PAGE_ENCODING", "frame", false,
         "`frame`: every Litestream 0.5 reads it. `block`: Litestream 0.5.16 and later.";
     CheckpointPages: "checkpoint_pages", "REPLICATE_CHECKPOINT_PAGES", "1000", false,
-        "WAL length in pages from which it is copied back into the database (64 to 1000000).";
+        "WAL length in pages of up to 4 KiB, larger ones count for more, from which it is copied back into the database (64 to 1000000).";
     SpoolLimit: "spool_limit", "REPLICATE_SPOOL_LIMIT", "1GiB", false,
         "Bytes of captured commits kept beside the database while the store cannot be reached (from 16MiB). At the limit capture pauses and says so; later it compares pages and goes on.";
 }

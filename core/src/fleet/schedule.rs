@@ -12,7 +12,7 @@ use crate::ship::Backoff;
 /// A WAL this long is captured without waiting for the interval.
 const EARLY_BYTES: u64 = 4 << 20;
 /// How often its length is looked at while an interval runs: bounds.
-const LOOK: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
+const LOOK: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(20));
 /// After the WAL's file changed its index is about to: looks after 0, 1, 2, 4 … 64 ms.
 const CHASES: u32 = 8;
 /// The net under file notification: bounds.

@@ -83,6 +83,14 @@ impl PinnedFile {
     }
 
     /// Unreachable.
+    ///
+    /// # Errors
+    /// None.
+    pub fn sync(&self) -> io::Result<()> {
+        match *self {}
+    }
+
+    /// Unreachable.
     #[must_use]
     pub fn identity(&self) -> FileId {
         match *self {}

@@ -102,6 +102,15 @@ impl PinnedFile {
         Ok(self.len()? == 0)
     }
 
+    /// Returns when the content is on the disk.
+    ///
+    /// # Errors
+    /// As [`read_at`](Self::read_at).
+    pub fn sync(&self) -> io::Result<()> {
+        self.verify()?;
+        sys::sync(self.fd).map_err(Errno::into_io)
+    }
+
     /// Which file this is, to compare with [`FileId::of_path`].
     #[must_use]
     pub fn identity(&self) -> FileId {

@@ -108,6 +108,15 @@ pub(super) fn read_at(fd: RawFd, buf: &mut [u8], offset: u64) -> Result<usize, E
     usize::try_from(read).map_err(|_| Errno::last())
 }
 
+/// Returns when the content of the file is on the disk.
+pub(super) fn sync(fd: RawFd) -> Result<(), Errno> {
+    // SAFETY: no memory is passed; a bad descriptor is an error.
+    match unsafe { libc::fdatasync(fd) } {
+        0 => Ok(()),
+        _ => Err(Errno::last()),
+    }
+}
+
 /// Makes `target` another name of `source`, atomically and with close-on-exec.
 pub(super) fn put_over(source: RawFd, target: RawFd) -> Result<(), Errno> {
     // SAFETY: the call takes no pointer; the callers own the number `target`.
