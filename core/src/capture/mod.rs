@@ -15,7 +15,7 @@ mod watch;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use replicate_format::{Decoder, Level, PageEncoding, PageSize, Txid, TxidRange, crc64, page_checksum};
+use replicate_format::{Decoder, Level, PageEncoding, PageSize, Txid, crc64, page_checksum};
 
 use crate::clock::SharedClock;
 use crate::disk::SharedDisk;
@@ -154,14 +154,24 @@ impl Capture {
         self.position.txid = self.ledger.durable();
         self.position.commit = self.ledger.pages();
         let files: Vec<SpoolFile> = self.spool().pending(Txid::ZERO).cloned().collect();
+        let shipped = self.shipped.map_or(Txid::ZERO, |shipped| shipped.txid());
         for file in files {
             let covered = file.txids.max() <= self.ledger.durable();
             let fits = covered || file.txids.extends(self.position.txid);
             let replayed = if fits { self.replay(&file, covered) } else { Err(Error::internal("a gap in the spool")) };
             if let Err(error) = replayed {
+                if covered && file.txids.max() <= shipped {
+                    // It is neither needed here nor there; it goes with the next that are released.
+                    tracing::debug!(%error, txids = %file.txids, "spool file is damaged, but had arrived");
+                    continue;
+                }
                 tracing::warn!(%error, txids = %file.txids, "spool file is damaged, comparing with the database");
                 return self.cut(&file);
             }
+        }
+        if shipped > self.position.txid {
+            tracing::warn!(%shipped, "the spool has lost what had arrived, comparing with the database");
+            return self.unknown_after(shipped);
         }
         if record.txid == self.position.txid.0 && record.commit == self.position.commit {
             self.position.mark =
@@ -174,6 +184,11 @@ impl Capture {
     fn cut(&mut self, damaged: &SpoolFile) -> Result<()> {
         let snapshot = damaged.level == Level::SNAPSHOT;
         let good = if snapshot { damaged.txids.max().prev() } else { damaged.txids.min().prev() };
+        let shipped = self.shipped.map_or(Txid::ZERO, |shipped| shipped.txid());
+        if shipped > good {
+            // The store has it, under that id.
+            return self.unknown_after(shipped);
+        }
         self.spool().discard_after(good)?;
         if self.ledger.durable() > good {
             self.ledger.reset()?;
@@ -181,6 +196,15 @@ impl Capture {
         self.position.txid = good;
         self.position.due = Some(RebaseReason::SpoolDamaged);
         self.snapshot_due = snapshot;
+        Ok(())
+    }
+
+    /// Goes on after a capture that the store has, without knowing what the pages were.
+    fn unknown_after(&mut self, shipped: Txid) -> Result<()> {
+        self.spool().discard_after(Txid::ZERO)?;
+        self.ledger.reset()?;
+        self.position.txid = shipped;
+        self.position.due = Some(RebaseReason::SpoolDamaged);
         Ok(())
     }
 
@@ -227,8 +251,14 @@ impl Capture {
 
     /// What this host remembers of the chain.
     pub(crate) fn chain(&self) -> LocalChain {
-        let spooled: Vec<TxidRange> = self.spool().pending(Txid::ZERO).map(|file| file.txids).collect();
+        let spooled: Vec<SpoolFile> = self.spool().pending(Txid::ZERO).cloned().collect();
         LocalChain { newest: self.position.txid, spooled, shipped: self.shipped }
+    }
+
+    /// Notes which object of the store this chain stands on.
+    pub(crate) fn stand_on(&mut self, object: Option<ShippedRecord>) -> Result<()> {
+        self.shipped = object;
+        self.record()
     }
 
     /// Starts over with a full image after `after`. What is spooled and not shipped is in the database too.
@@ -379,6 +409,11 @@ impl Capture {
     fn sweep(&mut self) -> Result<()> {
         let shipped = self.shipped.map_or(Txid::ZERO, |shipped| shipped.txid());
         let covered = shipped.min(self.ledger.durable());
+        let releases = self.spool().pending(Txid::ZERO).any(|file| file.txids.max() <= covered);
+        if releases {
+            // A file that the store has can prove that what is there is ours; without it only the record can.
+            self.state.sync()?;
+        }
         self.spool().release(covered)
     }
 

@@ -16,7 +16,7 @@ use crate::disk::SharedDisk;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, RebaseReason, State};
 use crate::exec::Blocking;
-use crate::ship::{Backoff, Reconciled, RemoteChain, reconcile, ship_file};
+use crate::ship::{Backoff, Reconciled, RemoteChain, holds, reconcile, ship_file};
 use crate::spool::{Spool, SpoolFile, state_folder};
 use crate::sqlite::{self, Attach};
 use crate::store::LtxStore;
@@ -256,26 +256,55 @@ impl Member {
 
     /// Compares what this host remembers with what the store holds, as often as it takes to get an answer.
     async fn reconcile(&self, work: &Work, backoff: &mut Backoff) -> Result<Txid> {
-        let remote = loop {
-            match self.store.list_all().await {
-                Ok(files) => break RemoteChain::of(&files),
+        let (remote, decided) = loop {
+            match self.compare(work).await {
+                Ok(compared) => break compared,
+                Err(error) if error.kind() == ErrorKind::Diverged => return Err(error),
                 Err(error) => self.pause(&error, backoff).await,
             }
         };
         backoff.reset();
         self.shared.recovered();
-        let local = work.capture(self.env.blocking, |capture| capture.chain()).await;
-        let watermark = match reconcile(&local, &remote)? {
-            Reconciled::Continue { watermark } => watermark,
+        let (watermark, basis) = match decided {
+            Reconciled::Continue { watermark, .. } => (watermark, remote.end()),
             Reconciled::StartOver { after, reason, snapshot } => {
                 self.start_over(work, after, reason, snapshot).await?;
-                after
+                (after, remote.end().filter(|_| after == remote.newest))
             }
         };
+        work.capture(self.env.blocking, move |capture| capture.stand_on(basis)).await?;
         let pending = work.spool(|spool| spool.pending_bytes(watermark));
         self.shared.set_remote(watermark.min(remote.newest), pending, None);
         self.shared.set_reconciled();
         self.shared.capture.notify_one();
         Ok(watermark)
+    }
+
+    /// One try of that.
+    async fn compare(&self, work: &Work) -> Result<(RemoteChain, Reconciled)> {
+        let files = self.store.list_all().await?;
+        let remote = RemoteChain::of(&files);
+        let local = work.capture(self.env.blocking, |capture| capture.chain()).await;
+        let decided = reconcile(&local, &remote)?;
+        let Reconciled::Continue { prove, .. } = &decided else { return Ok((remote, decided)) };
+        for file in prove {
+            let there = files.iter().find(|there| (there.level, there.txids) == (file.level, file.txids));
+            let body = work.spool(|spool| spool.body(file));
+            let ours = match there {
+                Some(there) => holds(&self.store, there.key(), file, body).await,
+                None => Ok(false),
+            };
+            match ours {
+                Ok(true) => {}
+                // A file that cannot be read proves nothing.
+                Err(error) if error.kind() != ErrorKind::Corrupt => return Err(error),
+                Ok(false) | Err(_) => {
+                    tracing::warn!(txids = %file.txids, "the replica holds another file than the spool");
+                    let foreign = remote.foreign();
+                    return Ok((remote, foreign));
+                }
+            }
+        }
+        Ok((remote, decided))
     }
 }

@@ -54,8 +54,8 @@ pub(crate) struct LocalChain {
     /// The last capture; zero if nothing is remembered.
     pub(crate) newest: Txid,
     /// The captures in the spool, in order.
-    pub(crate) spooled: Vec<TxidRange>,
-    /// The last object that the store has acknowledged.
+    pub(crate) spooled: Vec<SpoolFile>,
+    /// The last object of the store that is known to belong to this chain: acknowledged, or compared.
     pub(crate) shipped: Option<ShippedRecord>,
 }
 

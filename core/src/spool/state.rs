@@ -1,7 +1,7 @@
 //! The state record: where the last capture ended.
 //!
-//! Two slots of one file, written in turn without waiting for the disk; each carries a sequence number and a
-//! checksum, the newest whole one counts. A record that is lost or old costs a comparison with the ledger,
+//! Two slots of one file, written in turn without waiting for the disk (except before files go that say the same);
+//! each carries a sequence number and a checksum, the newest whole one counts. A record that is lost or old costs a comparison with the ledger,
 //! never correctness, because a capture that the record does not know is one whose place in the WAL is
 //! unknown.
 
@@ -107,6 +107,11 @@ impl StateFile {
         let bytes = encode(&Slot { sequence: self.sequence, record: record.clone() })?;
         let offset = (self.sequence % 2) * SLOT as u64;
         self.file.write_at(offset, &bytes).map_err(|e| Error::disk("write state", &self.path, e))
+    }
+
+    /// Returns when what was recorded is on the disk.
+    pub(crate) fn sync(&self) -> Result<()> {
+        self.file.sync().map_err(|e| Error::disk("write state", &self.path, e))
     }
 }
 
