@@ -157,3 +157,53 @@ fn the_newest_file_of_the_spool_is_lost_although_it_had_arrived() {
     assert!(run(&lab, |_| ()) > arrived);
     lab.assert_restores_by_call(&app);
 }
+
+#[test]
+fn a_file_missing_in_the_middle_of_the_replica_is_made_good() {
+    let lab = Lab::new();
+    let app = lab.create(4096);
+    let mut random = Random(24);
+    run(&lab, |handle| {
+        for _ in 0..5 {
+            churn(&app, &mut random);
+            handle.sync(SOON).unwrap();
+        }
+    });
+    let level = lab.replica.join("ltx/0");
+    std::fs::remove_file(&files(&level)[2]).unwrap();
+    run(&lab, |_| ());
+    lab.assert_restores_by_call(&app);
+    run(&lab, |_| churn(&app, &mut random));
+    lab.assert_restores_by_call(&app);
+}
+
+#[test]
+fn a_lost_state_folder_and_a_lost_beginning_of_the_replica_are_made_good() {
+    let lab = Lab::new();
+    let app = lab.create(4096);
+    let mut random = Random(25);
+    run(&lab, |handle| {
+        for _ in 0..3 {
+            churn(&app, &mut random);
+            handle.sync(SOON).unwrap();
+        }
+    });
+    std::fs::remove_dir_all(state(&lab)).unwrap();
+    std::fs::remove_file(&files(&lab.replica.join("ltx/0"))[0]).unwrap();
+    run(&lab, |_| ());
+    lab.assert_restores_by_call(&app);
+}
+
+#[test]
+fn another_page_size_is_noticed_without_local_knowledge() {
+    let lab = Lab::new();
+    let app = lab.create(4096);
+    let mut random = Random(26);
+    run(&lab, |_| churn(&app, &mut random));
+    std::fs::remove_dir_all(state(&lab)).unwrap();
+    app.execute_batch("PRAGMA journal_mode=DELETE; PRAGMA page_size=1024; VACUUM; PRAGMA journal_mode=WAL;").unwrap();
+    run(&lab, |_| ());
+    lab.assert_restores_by_call(&app);
+    run(&lab, |_| churn(&app, &mut random));
+    lab.assert_restores_by_call(&app);
+}

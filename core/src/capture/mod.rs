@@ -79,6 +79,28 @@ pub(crate) enum Backlog {
     Unknown,
 }
 
+/// How everything is captured anew.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StartOver {
+    /// The last id that is taken.
+    pub(crate) after: Txid,
+    /// Why.
+    pub(crate) reason: RebaseReason,
+    /// The image must be a snapshot: the store has no chain that it could continue.
+    pub(crate) snapshot: bool,
+    /// What the store was found to hold, if that is what has changed.
+    pub(crate) basis: Option<Basis>,
+}
+
+/// What an image continues.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Basis {
+    /// The last object.
+    pub(crate) object: Option<ShippedRecord>,
+    /// The page size there, if it was looked at.
+    pub(crate) page_size: Option<PageSize>,
+}
+
 /// The capture engine of one database.
 #[derive(Debug)]
 pub(crate) struct Capture {
@@ -261,15 +283,19 @@ impl Capture {
         self.record()
     }
 
-    /// Starts over with a full image after `after`. What is spooled and not shipped is in the database too.
-    pub(crate) fn start_over(&mut self, after: Txid, reason: RebaseReason, snapshot: bool) -> Result<()> {
+    /// Has everything captured anew. What is spooled and not shipped is in the database too.
+    pub(crate) fn start_over(&mut self, over: StartOver) -> Result<()> {
         self.spool().discard_after(Txid::ZERO)?;
         self.ledger.reset()?;
-        self.position.txid = after;
+        self.position.txid = over.after;
         self.position.mark = None;
-        self.position.due = Some(reason);
-        self.snapshot_due = snapshot;
-        Ok(())
+        self.position.due = Some(over.reason);
+        self.snapshot_due = over.snapshot;
+        if let Some(basis) = over.basis {
+            self.shipped = basis.object;
+            self.position.page_size = basis.page_size.or(self.position.page_size);
+        }
+        self.record()
     }
 
     /// Captures what was committed, as far as one file goes.

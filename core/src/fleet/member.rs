@@ -5,21 +5,22 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use replicate_format::Txid;
+use replicate_format::{Level, PageSize, Txid};
 
 use super::hostlock::HostLock;
 use super::shared::Shared;
-use crate::capture::{Capture, CaptureConfig, Watch};
+use crate::capture::{Basis, Capture, CaptureConfig, StartOver, Watch};
 use crate::clock::SharedClock;
 use crate::config::Config;
 use crate::disk::SharedDisk;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, RebaseReason, State};
 use crate::exec::Blocking;
+use crate::restore::is_restorable;
 use crate::ship::{Backoff, Reconciled, RemoteChain, holds, reconcile, ship_file};
 use crate::spool::{Spool, SpoolFile, state_folder};
 use crate::sqlite::{self, Attach};
-use crate::store::LtxStore;
+use crate::store::{LtxInfo, LtxStore};
 
 /// How often a stand-by asks for the lock.
 const STANDBY_POLL: Duration = Duration::from_millis(500);
@@ -209,7 +210,9 @@ impl Member {
                 Err(error) if error.kind() == ErrorKind::Diverged => return Err(error),
                 Err(error) if error.kind() == ErrorKind::Corrupt => {
                     self.shared.failed(&error, Duration::ZERO);
-                    self.start_over(work, watermark, RebaseReason::SpoolDamaged, false).await?;
+                    let snapshot = file.level == Level::SNAPSHOT;
+                    let reason = RebaseReason::SpoolDamaged;
+                    self.start_over(work, StartOver { after: watermark, reason, snapshot, basis: None }).await?;
                 }
                 Err(error) => self.pause(&error, &mut backoff).await,
             }
@@ -240,15 +243,15 @@ impl Member {
         self.env.clock.sleep(wait).await;
     }
 
-    /// Has everything captured anew after `after`. No request that was served before counts any more.
-    async fn start_over(&self, work: &Work, after: Txid, reason: RebaseReason, snapshot: bool) -> Result<()> {
+    /// Has everything captured anew. No request that was served before counts any more.
+    async fn start_over(&self, work: &Work, over: StartOver) -> Result<()> {
         self.shared.unserve();
         let shared = self.shared.clone();
         work.capture(self.env.blocking, move |capture| {
-            let started = capture.start_over(after, reason, snapshot);
+            let started = capture.start_over(over);
             // A step that was under way may have served a request from what is gone now.
             shared.unserve();
-            shared.set_local(after, 0);
+            shared.set_local(over.after, 0);
             started
         })
         .await
@@ -256,7 +259,7 @@ impl Member {
 
     /// Compares what this host remembers with what the store holds, as often as it takes to get an answer.
     async fn reconcile(&self, work: &Work, backoff: &mut Backoff) -> Result<Txid> {
-        let (remote, decided) = loop {
+        let (remote, decided, page_size) = loop {
             match self.compare(work).await {
                 Ok(compared) => break compared,
                 Err(error) if error.kind() == ErrorKind::Diverged => return Err(error),
@@ -265,14 +268,18 @@ impl Member {
         };
         backoff.reset();
         self.shared.recovered();
-        let (watermark, basis) = match decided {
-            Reconciled::Continue { watermark, .. } => (watermark, remote.end()),
+        let end = remote.end();
+        let watermark = match decided {
+            Reconciled::Continue { watermark, .. } => {
+                work.capture(self.env.blocking, move |capture| capture.stand_on(end)).await?;
+                watermark
+            }
             Reconciled::StartOver { after, reason, snapshot } => {
-                self.start_over(work, after, reason, snapshot).await?;
-                (after, remote.end().filter(|_| after == remote.newest))
+                let basis = Basis { object: end.filter(|_| after == remote.newest), page_size };
+                self.start_over(work, StartOver { after, reason, snapshot, basis: Some(basis) }).await?;
+                after
             }
         };
-        work.capture(self.env.blocking, move |capture| capture.stand_on(basis)).await?;
         let pending = work.spool(|spool| spool.pending_bytes(watermark));
         self.shared.set_remote(watermark.min(remote.newest), pending, None);
         self.shared.set_reconciled();
@@ -280,15 +287,41 @@ impl Member {
         Ok(watermark)
     }
 
-    /// One try of that.
-    async fn compare(&self, work: &Work) -> Result<(RemoteChain, Reconciled)> {
-        let files = self.store.list_all().await?;
-        let remote = RemoteChain::of(&files);
+    /// One try of that: what is there, how to go on, and the page size there if an image is to continue it.
+    async fn compare(&self, work: &Work) -> Result<(RemoteChain, Reconciled, Option<PageSize>)> {
+        let mut files = self.store.list_all().await?;
+        if !is_restorable(&files) {
+            // They may have been merged and removed while they were listed.
+            files = self.store.list_all().await?;
+        }
+        let remote = RemoteChain::of(&files, is_restorable(&files));
+        if !remote.whole {
+            tracing::error!(replica = self.store.location(), "files are missing in the replica, storing a snapshot");
+        }
         let local = work.capture(self.env.blocking, |capture| capture.chain()).await;
-        let decided = reconcile(&local, &remote)?;
-        let Reconciled::Continue { prove, .. } = &decided else { return Ok((remote, decided)) };
+        let mut decided = reconcile(&local, &remote)?;
+        if let Reconciled::Continue { prove, .. } = &decided
+            && !self.are_ours(work, &files, prove).await?
+        {
+            decided = remote.foreign();
+        }
+        let mut page_size = None;
+        if let Reconciled::StartOver { snapshot: snapshot @ false, .. } = &mut decided
+            && let Some(end) = files.iter().max_by_key(|file| file.txids.max())
+        {
+            match self.store.header(end).await {
+                Ok(header) => page_size = Some(header.page_size),
+                Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Keys) => *snapshot = true,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((remote, decided, page_size))
+    }
+
+    /// Whether the store holds these files of the spool, byte for byte.
+    async fn are_ours(&self, work: &Work, there: &[LtxInfo], prove: &[SpoolFile]) -> Result<bool> {
         for file in prove {
-            let there = files.iter().find(|there| (there.level, there.txids) == (file.level, file.txids));
+            let there = there.iter().find(|there| (there.level, there.txids) == (file.level, file.txids));
             let body = work.spool(|spool| spool.body(file));
             let ours = match there {
                 Some(there) => holds(&self.store, there.key(), file, body).await,
@@ -300,11 +333,10 @@ impl Member {
                 Err(error) if error.kind() != ErrorKind::Corrupt => return Err(error),
                 Ok(false) | Err(_) => {
                     tracing::warn!(txids = %file.txids, "the replica holds another file than the spool");
-                    let foreign = remote.foreign();
-                    return Ok((remote, foreign));
+                    return Ok(false);
                 }
             }
         }
-        Ok((remote, decided))
+        Ok(true)
     }
 }

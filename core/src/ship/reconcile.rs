@@ -10,10 +10,12 @@ use crate::spool::{LocalChain, SpoolFile};
 use crate::store::LtxInfo;
 
 /// What the store holds.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct RemoteChain {
     /// The last capture over all levels; zero if there is nothing.
     pub(crate) newest: Txid,
+    /// Whether that capture can be restored: its files lead there without a gap. True if there is nothing.
+    pub(crate) whole: bool,
     /// Every file.
     pub(crate) files: Vec<RemoteFile>,
 }
@@ -30,12 +32,12 @@ pub(crate) struct RemoteFile {
 }
 
 impl RemoteChain {
-    /// Sums up listings.
-    pub(crate) fn of(files: &[LtxInfo]) -> Self {
+    /// Sums up listings; `whole` as the planner of restores says.
+    pub(crate) fn of(files: &[LtxInfo], whole: bool) -> Self {
         let newest = files.iter().map(|file| file.txids.max()).max().unwrap_or(Txid::ZERO);
         let files =
             files.iter().map(|file| RemoteFile { level: file.level, txids: file.txids, size: file.size }).collect();
-        Self { newest, files }
+        Self { newest, whole, files }
     }
 
     /// The file it ends with, of the lowest level that has one.
@@ -51,7 +53,7 @@ impl RemoteChain {
 
     /// How to go on if a file is not the one we have under its name: somebody else has stored what is there.
     pub(crate) fn foreign(&self) -> Reconciled {
-        Reconciled::StartOver { after: self.newest, reason: RebaseReason::RemoteAhead, snapshot: false }
+        Reconciled::StartOver { after: self.newest, reason: RebaseReason::RemoteAhead, snapshot: !self.whole }
     }
 }
 
@@ -85,10 +87,10 @@ pub(crate) fn reconcile(local: &LocalChain, remote: &RemoteChain) -> Result<Reco
     let start_over = |reason, snapshot| Ok(Reconciled::StartOver { after, reason, snapshot });
     if local.newest.is_zero() {
         let reason = if remote.newest.is_zero() { RebaseReason::First } else { RebaseReason::NoLedger };
-        return start_over(reason, false);
+        return start_over(reason, !remote.whole);
     }
     if remote.newest > local.newest {
-        return start_over(RebaseReason::RemoteAhead, false);
+        return start_over(RebaseReason::RemoteAhead, !remote.whole);
     }
     let acknowledged = local.shipped.map_or(Txid::ZERO, |shipped| shipped.txid());
     // The store may lack at its end only what the spool still has.
@@ -97,7 +99,7 @@ pub(crate) fn reconcile(local: &LocalChain, remote: &RemoteChain) -> Result<Reco
         if remote.newest >= acknowledged {
             // What is missing never arrived: its ids are free.
             let (after, reason) = (remote.newest, RebaseReason::SpoolDamaged);
-            return Ok(Reconciled::StartOver { after, reason, snapshot: false });
+            return Ok(Reconciled::StartOver { after, reason, snapshot: !remote.whole });
         }
         return start_over(RebaseReason::RemoteBehind, true);
     }
@@ -119,6 +121,9 @@ pub(crate) fn reconcile(local: &LocalChain, remote: &RemoteChain) -> Result<Reco
     if next.is_some_and(|file| file.txids.min() == Txid(1)) {
         // Nothing of what is there is needed for what comes.
         return Ok(Reconciled::Continue { watermark, prove: Vec::new() });
+    }
+    if !remote.whole {
+        return start_over(RebaseReason::RemoteBehind, true);
     }
     if watermark < acknowledged {
         // The store has lost its end. What it ends with now must be ours too.
@@ -176,7 +181,11 @@ mod tests {
         let mut files: Vec<_> =
             (1..=newest).map(|id| RemoteFile { level: Level::L0, txids: range(id, id), size }).collect();
         files.push(RemoteFile { level: Level::new(1).expect("valid"), txids: range(1, newest), size: 7 });
-        RemoteChain { newest: Txid(newest), files }
+        RemoteChain { newest: Txid(newest), whole: true, files }
+    }
+
+    fn nothing() -> RemoteChain {
+        RemoteChain::of(&[], true)
     }
 
     fn start_over(local: &LocalChain, remote: &RemoteChain) -> (u64, RebaseReason, bool) {
@@ -195,9 +204,9 @@ mod tests {
 
     #[test]
     fn an_empty_replica_starts_at_one_and_a_foreign_one_is_continued_above_all_levels() {
-        let nothing = LocalChain::default();
-        assert_eq!(start_over(&nothing, &RemoteChain::default()), (0, RebaseReason::First, false));
-        assert_eq!(start_over(&nothing, &remote(40, 1)), (40, RebaseReason::NoLedger, false));
+        let unknown = LocalChain::default();
+        assert_eq!(start_over(&unknown, &nothing()), (0, RebaseReason::First, false));
+        assert_eq!(start_over(&unknown, &remote(40, 1)), (40, RebaseReason::NoLedger, false));
     }
 
     #[test]
@@ -226,7 +235,7 @@ mod tests {
     fn a_snapshot_that_waits_needs_nothing_of_what_is_there() {
         let waiting = LocalChain { shipped: None, ..local(9, &[file(1, 8), file(9, 9)]) };
         assert_eq!(proofs(&waiting, &remote(7, 100)), []);
-        assert_eq!(proofs(&waiting, &RemoteChain::default()), []);
+        assert_eq!(proofs(&waiting, &nothing()), []);
     }
 
     #[test]
@@ -237,10 +246,10 @@ mod tests {
     #[test]
     fn a_replica_that_lost_its_end_gets_it_again_or_a_new_image_with_a_new_id() {
         assert_eq!(start_over(&local(7, &[]), &remote(4, 100)), (7, RebaseReason::RemoteBehind, true));
-        assert_eq!(start_over(&local(7, &[]), &RemoteChain::default()), (7, RebaseReason::RemoteBehind, true));
+        assert_eq!(start_over(&local(7, &[]), &nothing()), (7, RebaseReason::RemoteBehind, true));
         assert_eq!(start_over(&local(7, &spooled(5..=7)), &remote(4, 100)), (7, RebaseReason::RemoteBehind, true));
         assert_eq!(proofs(&local(7, &spooled(4..=7)), &remote(4, 100)), spooled([4]));
-        assert_eq!(proofs(&local(7, &spooled(1..=7)), &RemoteChain::default()), []);
+        assert_eq!(proofs(&local(7, &spooled(1..=7)), &nothing()), []);
     }
 
     #[test]
@@ -255,8 +264,19 @@ mod tests {
     }
 
     #[test]
+    fn a_replica_with_a_gap_is_not_continued_but_by_a_snapshot() {
+        let gap = |newest| RemoteChain { whole: false, ..remote(newest, 100) };
+        assert_eq!(start_over(&LocalChain::default(), &gap(40)), (40, RebaseReason::NoLedger, true));
+        assert_eq!(start_over(&local(7, &[]), &gap(9)), (9, RebaseReason::RemoteAhead, true));
+        assert_eq!(start_over(&local(5, &[]), &gap(5)), (5, RebaseReason::RemoteBehind, true));
+        assert_eq!(start_over(&local(7, &spooled(6..=7)), &gap(5)), (7, RebaseReason::RemoteBehind, true));
+        assert_eq!(start_over(&local(7, &spooled([7])), &gap(5)), (5, RebaseReason::SpoolDamaged, true));
+        assert_eq!(proofs(&local(6, &[file(1, 6)]), &gap(5)), []);
+    }
+
+    #[test]
     fn the_end_is_the_file_nearest_to_the_capture() {
         assert_eq!(remote(5, 100).end(), Some(ShippedRecord { txid: 5, level: 0, size: 100 }));
-        assert_eq!(RemoteChain::default().end(), None);
+        assert_eq!(nothing().end(), None);
     }
 }
