@@ -207,3 +207,46 @@ fn another_page_size_is_noticed_without_local_knowledge() {
     run(&lab, |_| churn(&app, &mut random));
     lab.assert_restores_by_call(&app);
 }
+
+#[test]
+fn what_waits_is_lost_or_rots_while_replication_runs_and_is_made_good() {
+    type Harm = fn(&Lab, &Path);
+    let harms: [(&str, Harm); 4] = [
+        ("removed", |_, file| std::fs::remove_file(file).unwrap()),
+        ("cut", |_, file| std::fs::File::options().write(true).open(file).unwrap().set_len(1 << 20).unwrap()),
+        ("rotten", |_, file| {
+            use std::os::unix::fs::FileExt;
+            let file = std::fs::File::options().read(true).write(true).open(file).unwrap();
+            let mut byte = [0];
+            file.read_exact_at(&mut byte, 1_500_000).unwrap();
+            file.write_all_at(&[byte[0] ^ 0x40], 1_500_000).unwrap();
+        }),
+        ("no folder", |lab, _| std::fs::remove_dir_all(state(lab)).unwrap()),
+    ];
+    for (what, harm) in harms {
+        let lab = Lab::new();
+        let app = lab.create(4096);
+        let handle = lab.start();
+        app.execute("INSERT INTO t VALUES (1, randomblob(100), 'a')", []).unwrap();
+        handle.sync(SOON).unwrap();
+        lab.take_replica_away();
+        app.execute("INSERT INTO t VALUES (2, randomblob(3000000), 'b')", []).unwrap();
+        wait_for("spooled", || {
+            let status = handle.sync_status().unwrap();
+            status.local_txid > status.remote_txid && status.last_error.is_some()
+        });
+        let file = files(&spool(&lab)).pop().unwrap();
+        harm(&lab, &file);
+        lab.bring_replica_back();
+        app.execute("INSERT INTO t VALUES (3, randomblob(100), 'c')", []).unwrap();
+        let synced = handle.sync(Duration::from_secs(60));
+        assert!(synced.is_ok(), "{what}: {synced:?}");
+        lab.assert_restores_by_call(&app);
+        assert!(handle.stop(SOON).unwrap().flushed, "{what}");
+        // What is noted locally serves the next start.
+        app.execute("INSERT INTO t VALUES (4, randomblob(100), 'd')", []).unwrap();
+        run(&lab, |_| ());
+        lab.assert_restores_by_call(&app);
+        assert_same_pages(&app, &lab.open());
+    }
+}

@@ -234,8 +234,8 @@ impl Capture {
     fn replay(&mut self, file: &SpoolFile, covered: bool) -> Result<()> {
         let wrong =
             |e: &dyn std::fmt::Display| Error::new(ErrorKind::Corrupt, format!("spool file {}: {e}", file.txids));
-        let reader = self.spool().read(file)?;
-        let mut decoder = Decoder::new(reader).map_err(|e| wrong(&e))?;
+        let mut reader = self.spool().read(file)?;
+        let mut decoder = Decoder::new(&mut reader).map_err(|e| wrong(&e))?;
         let header = *decoder.header();
         let known_size = covered || Some(header.page_size) == self.ledger.page_size();
         if !known_size || header.txids != file.txids {
@@ -249,6 +249,8 @@ impl Capture {
             }
         }
         decoder.finish().map_err(|e| wrong(&e))?;
+        std::io::copy(&mut reader, &mut std::io::sink()).map_err(|e| wrong(&e))?;
+        self.spool().learn(file.txids, reader.crc());
         if covered {
             return Ok(());
         }
@@ -287,6 +289,7 @@ impl Capture {
     pub(crate) fn start_over(&mut self, over: StartOver) -> Result<()> {
         self.spool().discard_after(Txid::ZERO)?;
         self.ledger.reset()?;
+        self.state.reopen_if_gone()?;
         self.position.txid = over.after;
         self.position.mark = None;
         self.position.due = Some(over.reason);

@@ -192,16 +192,21 @@ impl Member {
         loop {
             let next = work.spool(|spool| {
                 let next = spool.pending(watermark).next().cloned();
-                next.map(|file| (spool.body(&file), file))
+                next.map(|file| (spool.check(&file), spool.body(&file), file))
             });
-            let Some((body, file)) = next else {
+            let Some((check, body, file)) = next else {
                 if self.shared.is_drained() {
                     return Ok(());
                 }
                 self.shared.ship.notified().await;
                 continue;
             };
-            match ship_file(&self.store, &file, body).await {
+            // Nothing is put before all of it was seen to be what was captured: a part cannot tell.
+            let shipped = match self.env.blocking.run(check).await {
+                Ok(()) => ship_file(&self.store, &file, body).await,
+                Err(error) => Err(error),
+            };
+            match shipped {
                 Ok(()) => {
                     backoff.reset();
                     watermark = file.txids.max();
