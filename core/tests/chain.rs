@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use common::{Lab, Random, SOON, assert_same_pages, churn};
-use replicate::{Handle, Txid};
+use replicate::{ConfigKey, Handle, Txid};
 use rusqlite::Connection;
 
 fn run(lab: &Lab, work: impl FnOnce(&Handle)) -> Txid {
@@ -59,6 +59,7 @@ fn insert(app: &Connection, id: i64) {
 fn capture_unshipped(lab: &Lab, app: &Connection, ids: std::ops::Range<i64>) -> Txid {
     lab.take_replica_away();
     let handle = lab.start();
+    wait_for("looked", || handle.sync_status().unwrap().local_txid > Txid::ZERO);
     for id in ids {
         let before = handle.sync_status().unwrap().local_txid;
         insert(app, id);
@@ -249,4 +250,31 @@ fn what_waits_is_lost_or_rots_while_replication_runs_and_is_made_good() {
         lab.assert_restores_by_call(&app);
         assert_same_pages(&app, &lab.open());
     }
+}
+
+#[test]
+fn a_start_with_a_wrong_place_that_does_not_answer_leaves_what_waits_for_the_right_one() {
+    let lab = Lab::new();
+    let app = lab.create(4096);
+    run(&lab, |_| insert(&app, 1));
+    let unsent = capture_unshipped(&lab, &app, 10..13);
+    let waiting = files(&spool(&lab));
+    assert!(waiting.len() >= 3);
+    let wrong = lab.folder.path().join("wrong");
+    std::fs::write(&wrong, b"").unwrap();
+    let options = lab.options().with(ConfigKey::Url, format!("file://{}", wrong.display()));
+    let handle = Handle::start(&lab.database, options.check().unwrap()).unwrap();
+    wait_for("failed", || handle.sync_status().unwrap().last_error.is_some());
+    insert(&app, 20);
+    assert!(!handle.stop(Duration::from_millis(300)).unwrap().flushed);
+    assert_eq!(files(&spool(&lab)), waiting);
+    // The right one goes on where it was: no image, and every capture that waited arrives.
+    let handle = lab.start();
+    let arrived = handle.sync(SOON).unwrap().remote_txid;
+    handle.stop(SOON).unwrap();
+    assert!(arrived > unsent);
+    for file in waiting {
+        assert!(lab.replica.join("ltx/0").join(file.file_name().unwrap()).exists());
+    }
+    lab.assert_restores_by_call(&app);
 }

@@ -116,6 +116,8 @@ pub(crate) struct Capture {
     /// The database the position is of.
     database: (u64, u64),
     shipped: Option<ShippedRecord>,
+    /// The local state is of another replica: it is not looked at, and left as it is until this one has answered.
+    foreign: bool,
     /// The next image must be a snapshot: the store has no chain that it could continue.
     snapshot_due: bool,
     /// Length of the WAL after the last try to copy it back.
@@ -147,17 +149,20 @@ impl Capture {
             spool,
             ledger,
             state,
-            replica,
+            replica: replica.clone(),
             door: None,
             position,
             database: (0, 0),
             shipped: None,
+            foreign: record.as_ref().is_some_and(|record| record.replica != replica),
             snapshot_due: false,
             turned_at: nowhere,
             scratch: Scratch::default(),
         };
         match record {
-            Some(record) if record.replica == capture.replica => capture.recall(&record)?,
+            Some(record) if record.replica == replica => capture.recall(&record)?,
+            // One start with a wrong place shall not cost what waits for the right one.
+            Some(_) => {}
             _ => capture.forget()?,
         }
         Ok(capture)
@@ -290,6 +295,7 @@ impl Capture {
         self.spool().discard_after(Txid::ZERO)?;
         self.ledger.reset()?;
         self.state.reopen_if_gone()?;
+        self.foreign = false;
         self.position.txid = over.after;
         self.position.mark = None;
         self.position.due = Some(over.reason);
@@ -406,6 +412,9 @@ impl Capture {
 
     /// Notes where the last capture ended.
     fn record(&mut self) -> Result<()> {
+        if self.foreign {
+            return Ok(());
+        }
         let mark = self.position.mark.filter(|_| self.position.due.is_none());
         let record = Record {
             replica: self.replica.clone(),
@@ -448,6 +457,9 @@ impl Capture {
 
     /// After some quiet: writes the ledger out and removes what it covers.
     pub(crate) fn settle(&mut self) -> Result<()> {
+        if self.foreign {
+            return Ok(());
+        }
         if self.ledger.is_dirty() || self.ledger.durable() < self.position.txid {
             self.ledger.flush(self.position.txid)?;
         }
