@@ -130,6 +130,7 @@ fn open_store(location: &StoreLocation, env: &RealEnv) -> Result<LtxStore> {
 
 /// What must be right before replication starts.
 fn prepare(path: &Path, config: &Config, store: &LtxStore, env: &RealEnv) -> Result<()> {
+    restore::tidy(env.disk.as_ref(), path);
     let wrap = |e| Error::disk("look at the database", path, e);
     let there = env.disk.stat(path).map_err(wrap)?.is_some_and(|entry| entry.len > 0);
     if there {

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::run::{RestoreEnv, run};
+use super::scratch::tidy;
 use super::{Cancel, RestoreOptions, RestoreReport};
 use crate::disk::DiskLock;
 use crate::error::{Error, ErrorKind, Result};
@@ -20,6 +21,8 @@ const TURN_POLL: Duration = Duration::from_millis(20);
 /// Restores the newest state if there is no database at `path`, or an empty file that nobody uses. `None` if there
 /// is one already, or if there is no backup.
 pub(crate) async fn ensure_exists(store: &LtxStore, path: &Path, env: &RestoreEnv) -> Result<Option<RestoreReport>> {
+    let (disk, at) = (env.disk.clone(), path.to_path_buf());
+    env.blocking.run(move || tidy(disk.as_ref(), &at)).await;
     if file_len(path, env).await?.is_some_and(|len| len > 0) {
         return Ok(None);
     }

@@ -29,7 +29,9 @@ use replicate_format::Txid;
 use crate::clock::Timestamp;
 
 pub(crate) use self::ensure::ensure_exists;
+pub(crate) use self::plan::is_restorable;
 pub(crate) use self::run::{RestoreEnv, run};
+pub(crate) use self::scratch::tidy;
 
 /// Which state to restore.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]

@@ -14,7 +14,7 @@ use futures_util::future::join;
 
 use super::fetch::{FetchError, Fetcher, Limits};
 use super::plan::{Plan, PlanTarget, plan};
-use super::scratch::{Scratch, refuse_existing};
+use super::scratch::{Scratch, refuse_existing, tidy};
 use super::time::resolve_time;
 use super::verify::verify;
 use super::write::{Batch, PageWriter, Shape, Step};
@@ -86,7 +86,11 @@ struct Built {
 
 async fn build(store: &LtxStore, options: &RestoreOptions, env: &RestoreEnv, meter: &mut Meter<'_>) -> Result<Built> {
     let (disk, output, overwrite) = (env.disk.clone(), options.output.clone(), options.overwrite);
-    env.blocking.run(move || refuse_existing(disk.as_ref(), &output, overwrite)).await?;
+    let look = move || {
+        tidy(disk.as_ref(), &output);
+        refuse_existing(disk.as_ref(), &output, overwrite)
+    };
+    env.blocking.run(look).await?;
     let plan = match choose(store, options.target).await {
         Err(error) if may_be_stale(&error, options.target) => {
             tracing::debug!(%error, "listing the replica again");
@@ -129,8 +133,8 @@ async fn build_from(
     meter: &mut Meter<'_>,
 ) -> Result<(Scratch, Shape), FetchError> {
     meter.start(plan.bytes());
-    let (disk, output) = (env.disk.clone(), options.output.clone());
-    let (scratch, file) = env.blocking.run(move || Scratch::create(disk, &output)).await?;
+    let (disk, output, now) = (env.disk.clone(), options.output.clone(), env.clock.now());
+    let (scratch, file) = env.blocking.run(move || Scratch::create(disk, &output, now)).await?;
     let file: Arc<dyn DiskFile> = file.into();
     let newest_first: Vec<_> = plan.files().iter().rev().cloned().collect();
     let limits = Limits::new(options.parallelism);

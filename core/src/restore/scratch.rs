@@ -1,11 +1,13 @@
 //! The file a database is built in before it gets its name, and how it gets it.
 //!
-//! The scratch file lies beside the target and is locked while it is worked on, so that whoever finds one that is
-//! not locked knows it for a leftover and removes it. Nothing of the target changes before
-//! [`Scratch::place`], and what that moves out of the way comes back if it fails. No descriptor of the scratch
-//! file is open when it gets its name: closing one afterwards would drop the locks that the host's own SQLite
-//! may have taken by then. Called by `run`.
+//! The scratch file lies beside the target, with a lock file of its own that is held until the scratch file has its
+//! name, so that whoever finds one whose lock is free knows it for a leftover and removes it ([`tidy`]). Nothing of
+//! the target changes before [`Scratch::place`], and what that moves out of the way comes back if it fails, or, if the
+//! process was killed, with the next look at the target. No descriptor of the scratch file is open when it gets its
+//! name: closing one afterwards would drop the locks that the host's own SQLite may have taken by then. Called by
+//! `run` and `ensure`.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,12 +15,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::clock::Timestamp;
-use crate::disk::{Disk, DiskFile, DiskLock, SharedDisk, with_suffix};
+use crate::disk::{Disk, DiskEntry, DiskFile, DiskLock, SharedDisk, with_suffix};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sqlite;
 
-/// Sweeping opens scratch files and placing renames them: never both at a time in one process, or sweeping
-/// could close a descriptor of a database that has just got its name.
+/// One file at a time gets its name in a process.
 static PLACING: Mutex<()> = Mutex::new(());
 
 /// Makes names of scratch files differ inside this process.
@@ -29,6 +30,7 @@ static COUNTER: AtomicU64 = AtomicU64::new(0);
 pub(crate) struct Scratch {
     disk: SharedDisk,
     target: PathBuf,
+    id: String,
     path: PathBuf,
     lock: Option<Box<dyn DiskLock>>,
     placed: bool,
@@ -36,17 +38,19 @@ pub(crate) struct Scratch {
 
 impl Scratch {
     /// Makes the folder of the target if need be, removes leftovers beside it, and creates an empty file there.
-    pub(crate) fn create(disk: SharedDisk, target: &Path) -> Result<(Self, Box<dyn DiskFile>)> {
+    pub(crate) fn create(disk: SharedDisk, target: &Path, now: Timestamp) -> Result<(Self, Box<dyn DiskFile>)> {
         let folder = folder_of(target);
         disk.create_dir_all(folder).map_err(|e| Error::disk("make the folder", folder, e))?;
-        sweep(disk.as_ref(), target);
+        tidy(disk.as_ref(), target);
         loop {
-            let path = scratch_name(target);
-            let lock = disk.try_lock(&path).map_err(|e| Error::disk("lock", &path, e))?;
+            let (process, count) = (std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
+            let id = format!("{process}-{count}-{}", now.0.max(0));
+            let lock_path = beside(target, &id, LOCK);
+            let lock = disk.try_lock(&lock_path).map_err(|e| Error::disk("lock", &lock_path, e))?;
             // Taken by a process with the same id in another container.
             let Some(lock) = lock else { continue };
-            let (target, lock) = (target.to_path_buf(), Some(lock));
-            let scratch = Self { disk, target, path, lock, placed: false };
+            let (path, target, lock) = (beside(target, &id, FILE), target.to_path_buf(), Some(lock));
+            let scratch = Self { disk, target, id, path, lock, placed: false };
             let file = scratch.disk.create(&scratch.path);
             let file = file.map_err(|e| Error::disk("create", &scratch.path, e))?;
             return Ok((scratch, file));
@@ -62,7 +66,8 @@ impl Scratch {
     ///
     /// Write-ahead log and journal of an earlier database of that name are moved aside before, durably, so that
     /// not even a crash lets them meet the new one. If there was no database they stay there; if it is replaced
-    /// they are removed once the new one is in place.
+    /// they are removed once the new one is in place. While anything is moved the name is taken and locked, so that
+    /// nobody can begin a database whose log would be moved.
     ///
     /// # Errors
     /// `Exists` if there is a target and `overwrite` is false, or a folder; `Busy` if somebody uses the target;
@@ -71,30 +76,50 @@ impl Scratch {
     pub(crate) fn place(mut self, overwrite: bool, now: Timestamp) -> Result<()> {
         let _one = PLACING.lock().unwrap_or_else(PoisonError::into_inner);
         let (disk, target) = (self.disk.clone(), self.target.clone());
-        let replaced = refuse_existing(disk.as_ref(), &target, overwrite)?;
-        let _guard = match replaced {
-            true => Some(sqlite::guard_for_replace(&target)?),
+        let replaced = there(disk.as_ref(), &target, overwrite)?;
+        let claimed = replaced.is_none() && claim(disk.as_ref(), &target)?;
+        let guard = match replaced.is_some() || claimed {
+            true => Some(sqlite::guard_for_replace(&target)),
             false => None,
         };
-        let aside = Aside::move_there(disk.as_ref(), &target, if replaced { "replaced" } else { "orphan" }, now)?;
-        match self.rename(replaced) {
-            Ok(()) => self.placed = true,
+        let _guard = match guard.transpose() {
+            // Somebody was faster: it is a database of theirs now.
+            Err(error) if claimed && error.kind() == ErrorKind::Busy => return Err(exists(&target)),
+            other => other?,
+        };
+        let why = match &replaced {
+            Some(old) => Some(format!("{REPLACED}{}-{}", self.id, old.modified.0)),
+            None if claimed => Some(format!(".orphan-{}", now.0)),
+            None => None,
+        };
+        let moved = match &why {
+            Some(why) => Aside::move_there(disk.as_ref(), &target, why),
+            None => Ok(Aside::default()),
+        };
+        let placed = moved.and_then(|aside| match self.rename(why.is_some()) {
+            Ok(()) => Ok(aside),
             Err(error) => {
                 aside.move_back(disk.as_ref());
-                return Err(error);
+                Err(error)
             }
-        }
+        });
+        let aside = placed.inspect_err(|_| {
+            if claimed {
+                // It is empty, and nobody could get into it.
+                let _ = disk.remove(&target);
+            }
+        })?;
+        self.placed = true;
         let folder = folder_of(&target);
         disk.sync_dir(folder).map_err(|e| Error::disk("make the name durable", folder, e))?;
         match replaced {
-            true => aside.remove(disk.as_ref()),
-            false => aside.tell(),
+            Some(_) => aside.remove(disk.as_ref()),
+            None => aside.tell(),
         }
         Ok(())
     }
 
-    fn rename(&mut self, replace: bool) -> Result<()> {
-        self.lock = None;
+    fn rename(&self, replace: bool) -> Result<()> {
         let renamed = match replace {
             true => self.disk.rename(&self.path, &self.target),
             false => self.disk.rename_new(&self.path, &self.target),
@@ -108,26 +133,53 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
+        // The failure that led here is the one to report; the next restore sweeps what stays.
         if !self.placed {
-            // The failure that led here is the one to report; the next restore sweeps what stays.
             let _ = self.disk.remove(&self.path);
         }
+        let _ = self.disk.remove(&beside(&self.target, &self.id, LOCK));
+        self.lock = None;
     }
 }
 
-/// Whether there is something that would be replaced.
+/// Refuses what may not be replaced.
 ///
 /// # Errors
 /// `Exists` if it may not be, or is a folder.
-pub(crate) fn refuse_existing(disk: &dyn Disk, target: &Path, overwrite: bool) -> Result<bool> {
+pub(crate) fn refuse_existing(disk: &dyn Disk, target: &Path, overwrite: bool) -> Result<()> {
+    there(disk, target, overwrite).map(drop)
+}
+
+fn there(disk: &dyn Disk, target: &Path, overwrite: bool) -> Result<Option<DiskEntry>> {
     match disk.stat(target).map_err(|e| Error::disk("look at the output", target, e))? {
-        None => Ok(false),
+        None => Ok(None),
         Some(entry) if entry.is_dir => {
             Err(Error::new(ErrorKind::Exists, format!("the output is a folder path={}", target.display())))
         }
-        Some(_) if overwrite => Ok(true),
+        Some(entry) if overwrite => Ok(Some(entry)),
         Some(_) => Err(exists(target)),
     }
+}
+
+/// If an earlier database has left log, journal or index: takes the target's name with an empty file, so that
+/// nobody else begins a database there while they are moved. Whether it did.
+fn claim(disk: &dyn Disk, target: &Path) -> Result<bool> {
+    let wrap = |e| Error::disk("take the name", target, e);
+    let mut left = false;
+    for suffix in ["-wal", "-journal", "-shm"] {
+        left |= disk.stat(&with_suffix(target, suffix)).map_err(wrap)?.is_some();
+    }
+    if left {
+        // Whoever still has the earlier database open would be disturbed.
+        drop(sqlite::guard_for_replace(target)?);
+        let empty = crate::disk::temporary_name(target);
+        drop(disk.create(&empty).map_err(wrap)?);
+        disk.rename_new(&empty, target).map_err(|e| {
+            let _ = disk.remove(&empty);
+            if e.kind() == io::ErrorKind::AlreadyExists { exists(target) } else { wrap(e) }
+        })?;
+    }
+    Ok(left)
 }
 
 fn exists(target: &Path) -> Error {
@@ -140,30 +192,72 @@ pub(crate) fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Removes what restores of this target have left behind that no longer run.
-fn sweep(disk: &dyn Disk, target: &Path) {
-    let _one = PLACING.lock().unwrap_or_else(PoisonError::into_inner);
+/// The parts of a scratch file's name.
+const FILE: &str = ".tmp";
+const LOCK: &str = ".lock";
+/// Begins the end of the name of a log that was moved out of the way of a new database: then come the id of the
+/// scratch file and the time of the last change of the old database.
+const REPLACED: &str = ".replaced-";
+
+/// Removes what restores of this target have left behind that no longer run. If one was killed between moving the log
+/// of the old database aside and replacing that database, the log comes back: it holds commits.
+pub(crate) fn tidy(disk: &dyn Disk, target: &Path) {
     let folder = folder_of(target);
     let Some(name) = target.file_name().and_then(|name| name.to_str()) else {
         return;
     };
     let prefix = format!(".{name}.restore-");
-    // A leftover does no harm but for the space it takes, and the next restore tries again.
-    for entry in disk.list(folder).unwrap_or_default() {
-        if !entry.is_dir && entry.name.starts_with(&prefix) && entry.name.ends_with(".tmp") {
-            let path = folder.join(entry.name);
-            if let Ok(Some(_lock)) = disk.try_lock(&path) {
-                let _ = disk.remove(&path);
+    let entries = disk.list(folder).unwrap_or_default();
+    let id = |entry: &DiskEntry| {
+        let rest = entry.name.strip_prefix(&prefix)?;
+        Some(rest.strip_suffix(FILE).or_else(|| rest.strip_suffix(LOCK))?.to_owned())
+    };
+    let ids: BTreeSet<_> = entries.iter().filter(|entry| !entry.is_dir).filter_map(id).collect();
+    for id in ids {
+        let (file, lock) = (beside(target, &id, FILE), beside(target, &id, LOCK));
+        let Ok(Some(_held)) = disk.try_lock(&lock) else { continue };
+        // A leftover does no harm but for the space it takes, and the next look tries again.
+        match settle(disk, target, &entries, &id) {
+            Ok(()) => {
+                let _ = disk.remove(&file);
+                let _ = disk.remove(&lock);
             }
+            Err(error) => tracing::warn!(db = %target.display(), %error, "an interrupted restore could not be undone"),
         }
     }
 }
 
-fn scratch_name(target: &Path) -> PathBuf {
+/// Moves back what a restore that was killed had moved aside, or removes it if that restore had got so far that the
+/// new database was in place: then its scratch file is gone, and the database is another one than it was.
+fn settle(disk: &dyn Disk, target: &Path, entries: &[DiskEntry], id: &str) -> Result<()> {
+    let wrap = |e| Error::disk("undo an interrupted restore", target, e);
+    for suffix in ["-wal", "-journal"] {
+        let original = with_suffix(target, suffix);
+        let prefix = format!("{}{REPLACED}{id}-", original.file_name().unwrap_or_default().to_string_lossy());
+        let found = entries.iter().find_map(|entry| Some((&entry.name, entry.name.strip_prefix(&prefix)?)));
+        let Some((name, modified)) = found else { continue };
+        let aside = folder_of(target).join(name);
+        let _guard = sqlite::guard_for_replace(target)?;
+        let pending = disk.stat(&beside(target, id, FILE)).map_err(wrap)?.is_some();
+        let now = disk.stat(target).map_err(wrap)?.map(|entry| entry.modified.0.to_string());
+        match (pending, now.as_deref() == Some(modified)) {
+            (true, true) => {
+                disk.rename_new(&aside, &original).map_err(wrap)?;
+                disk.sync_dir(folder_of(target)).map_err(wrap)?;
+                tracing::warn!(db = %target.display(), "a restore was killed, the log of the database is back");
+            }
+            (false, false) => disk.remove(&aside).map_err(wrap)?,
+            _ => tracing::warn!(log = name, "the database was changed since its log was moved, leaving the log there"),
+        }
+    }
+    Ok(())
+}
+
+/// `.<name>.restore-<id><end>`, beside the target.
+fn beside(target: &Path, id: &str, end: &str) -> PathBuf {
     let mut name = OsString::from(".");
     name.push(target.file_name().unwrap_or_default());
-    let (process, count) = (std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
-    name.push(format!(".restore-{process}-{count}.tmp"));
+    name.push(format!(".restore-{id}{end}"));
     target.with_file_name(name)
 }
 
@@ -172,9 +266,9 @@ fn scratch_name(target: &Path) -> PathBuf {
 struct Aside(Vec<(PathBuf, PathBuf)>);
 
 impl Aside {
-    fn move_there(disk: &dyn Disk, target: &Path, why: &str, now: Timestamp) -> Result<Self> {
+    fn move_there(disk: &dyn Disk, target: &Path, end: &str) -> Result<Self> {
         let mut aside = Self::default();
-        match aside.try_move(disk, target, why, now) {
+        match aside.try_move(disk, target, end) {
             Ok(()) => Ok(aside),
             Err((path, error)) => {
                 aside.move_back(disk);
@@ -183,17 +277,11 @@ impl Aside {
         }
     }
 
-    fn try_move(
-        &mut self,
-        disk: &dyn Disk,
-        target: &Path,
-        why: &str,
-        now: Timestamp,
-    ) -> Result<(), (PathBuf, io::Error)> {
+    fn try_move(&mut self, disk: &dyn Disk, target: &Path, end: &str) -> Result<(), (PathBuf, io::Error)> {
         for suffix in ["-wal", "-journal"] {
             let from = with_suffix(target, suffix);
             if disk.stat(&from).map_err(|e| (from.clone(), e))?.is_some() {
-                let to = self.free_name(disk, &from, why, now).map_err(|e| (from.clone(), e))?;
+                let to = free_name(disk, &from, end).map_err(|e| (from.clone(), e))?;
                 self.0.push((to, from));
             }
         }
@@ -202,17 +290,6 @@ impl Aside {
         disk.remove(&shm).map_err(|e| (shm, e))?;
         let folder = folder_of(target);
         disk.sync_dir(folder).map_err(|e| (folder.to_path_buf(), e))
-    }
-
-    fn free_name(&self, disk: &dyn Disk, from: &Path, why: &str, now: Timestamp) -> io::Result<PathBuf> {
-        for number in now.0.. {
-            let to = with_suffix(from, &format!(".{why}-{number}"));
-            match disk.rename_new(from, &to) {
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-                other => return other.map(|()| to),
-            }
-        }
-        Err(io::ErrorKind::AlreadyExists.into())
     }
 
     fn move_back(&self, disk: &dyn Disk) {
@@ -236,4 +313,16 @@ impl Aside {
             tracing::warn!(path = %aside.display(), "a log without its database was moved aside, not applied");
         }
     }
+}
+
+/// Renames to a name with this end, or with a number behind it.
+fn free_name(disk: &dyn Disk, from: &Path, end: &str) -> io::Result<PathBuf> {
+    let mut to = with_suffix(from, end);
+    for number in 1.. {
+        match disk.rename_new(from, &to) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => to = with_suffix(from, &format!("{end}.{number}")),
+            other => return other.map(|()| to),
+        }
+    }
+    Err(io::ErrorKind::AlreadyExists.into())
 }

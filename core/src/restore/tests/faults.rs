@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -175,7 +175,6 @@ fn a_file_removed_while_it_is_restored_makes_it_choose_again_once() {
 struct FullDisk {
     room: Arc<AtomicUsize>,
     renames: bool,
-    intruder: Option<PathBuf>,
 }
 
 #[derive(Debug)]
@@ -227,9 +226,6 @@ impl Disk for FullDisk {
         RealDisk.remove(path)
     }
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        if let Some(intruder) = &self.intruder {
-            std::fs::write(intruder, b"a new database")?;
-        }
         RealDisk.sync_dir(path)
     }
     fn list(&self, path: &Path) -> io::Result<Vec<DiskEntry>> {
@@ -251,7 +247,7 @@ fn a_full_disk_leaves_the_target_as_it_was() {
     let model = busy_model(4096);
     let (store, _) = model.store();
     for room in [0, 4096, 20 * 4096] {
-        let disk = Arc::new(FullDisk { room: Arc::new(AtomicUsize::new(room)), renames: true, intruder: None });
+        let disk = Arc::new(FullDisk { room: Arc::new(AtomicUsize::new(room)), renames: true });
         let error = attempt(&store, &RestoreEnv { disk, ..env(Blocking::Pool) }).expect_err("full");
         assert_eq!(error.kind(), ErrorKind::Disk, "{error}");
         assert!(error.hint().is_some_and(|hint| hint.contains("free space")), "{error}");
@@ -261,25 +257,9 @@ fn a_full_disk_leaves_the_target_as_it_was() {
 #[test]
 fn a_failure_at_the_last_step_brings_the_old_log_back() {
     let (store, _) = busy_model(4096).store();
-    let disk = Arc::new(FullDisk { room: Arc::new(AtomicUsize::new(usize::MAX)), renames: false, intruder: None });
+    let disk = Arc::new(FullDisk { room: Arc::new(AtomicUsize::new(usize::MAX)), renames: false });
     let error = attempt(&store, &RestoreEnv { disk, ..env(Blocking::Pool) }).expect_err("no rename");
     assert_eq!(error.kind(), ErrorKind::Disk, "{error}");
-}
-
-#[test]
-fn a_database_that_appears_meanwhile_is_not_replaced() {
-    let (store, _) = busy_model(4096).store();
-    let folder = tempfile::tempdir().expect("a folder");
-    let output = folder.path().join("out.db");
-    std::fs::write(folder.path().join("out.db-wal"), b"its log").expect("written");
-    let room = Arc::new(AtomicUsize::new(usize::MAX));
-    let disk = Arc::new(FullDisk { room, renames: true, intruder: Some(output.clone()) });
-    let env = RestoreEnv { disk, ..env(Blocking::Pool) };
-    let options = RestoreOptions::new(&output).check(Check::None);
-    let error = block_on(run(&store, &options, &env, &|_| {}, &Cancel::new())).expect_err("taken");
-    assert_eq!(error.kind(), ErrorKind::Exists, "{error}");
-    assert_eq!(names(folder.path()), ["out.db", "out.db-wal"]);
-    assert_eq!(std::fs::read(&output).expect("readable"), b"a new database");
 }
 
 #[test]

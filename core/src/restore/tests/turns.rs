@@ -71,7 +71,7 @@ fn a_restore_that_was_killed_leaves_no_database_and_the_next_one_sweeps() {
     }
     child.kill().expect("killed");
     child.wait().expect("ended");
-    assert_eq!(names(folder.path()).len(), 3, "its scratch file and its lock stay");
+    assert_eq!(names(folder.path()).len(), 4, "state and replica, its scratch file and its lock stay");
     assert!(!path.exists());
     let store = file_store(folder.path());
     block_on(ensure_exists(&store, &path, &env(Blocking::Pool))).expect("fine").expect("restored");
