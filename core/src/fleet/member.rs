@@ -31,6 +31,8 @@ pub(crate) struct Env {
     pub(crate) disk: SharedDisk,
     pub(crate) blocking: Blocking,
     pub(crate) attach: Arc<dyn Attach>,
+    /// Makes waits between attempts differ from those of other processes.
+    pub(crate) spread: u64,
 }
 
 /// One database and its replica.
@@ -115,7 +117,7 @@ impl Member {
             let (folder, disk) = (folder.clone(), disk.clone());
             let taken = self.env.blocking.run(move || {
                 disk.create_dir_all(&folder).map_err(|e| Error::disk("make the state folder", &folder, e))?;
-                HostLock::try_take(&folder)
+                HostLock::try_take(disk.as_ref(), &folder)
             });
             if let Some(lock) = taken.await? {
                 self.shared.set_state(State::Starting);
@@ -186,7 +188,7 @@ impl Member {
 
     /// Ships what lies in the spool, in order, until stopped and empty.
     async fn ship_loop(&self, work: &Work) -> Result<()> {
-        let mut backoff = Backoff::new(self.env.clock.now().0.unsigned_abs() ^ u64::from(std::process::id()));
+        let mut backoff = Backoff::new(self.env.clock.now().0.unsigned_abs() ^ self.env.spread);
         let mut watermark = self.reconcile(work, &mut backoff).await?;
         loop {
             let next = work.spool(|spool| {

@@ -99,7 +99,7 @@ impl Member {
     /// Captures until stopped, then once more.
     pub(super) async fn capture_loop(&self, work: &Work) -> Result<()> {
         let mut schedule = Schedule::new(self.config.sync_interval);
-        let mut backoff = Backoff::new(u64::from(std::process::id()));
+        let mut backoff = Backoff::new(self.env.spread);
         self.until_chain_is_known(work).await;
         let mut settled = true;
         loop {

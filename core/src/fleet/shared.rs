@@ -319,13 +319,30 @@ impl Shared {
 
     /// Asks for a capture of everything and waits until it has arrived.
     pub(crate) fn sync(&self, timeout: Duration) -> Result<SyncStatus> {
+        let mine = self.request();
+        self.await_until(timeout, "sync", |inner| Self::has_arrived(inner, mine))
+    }
+
+    /// Asks for a capture of everything; the number of the request.
+    pub(crate) fn request(&self) -> u64 {
         let mine = {
             let mut inner = lock(&self.inner);
             inner.requested += 1;
             inner.requested
         };
         self.capture.notify_one();
-        self.await_until(timeout, "sync", |inner| inner.served.0 >= mine && inner.status.remote_txid >= inner.served.1)
+        mine
+    }
+
+    fn has_arrived(inner: &Inner, request: u64) -> bool {
+        inner.served.0 >= request && inner.status.remote_txid >= inner.served.1
+    }
+
+    /// What a waiting [`sync`](Self::sync) would return now: the status, once what was asked for has arrived.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn arrived(&self, request: u64) -> Option<SyncStatus> {
+        let inner = lock(&self.inner);
+        Self::has_arrived(&inner, request).then(|| Self::status_of(&inner))
     }
 
     /// Waits until the store has acknowledged a capture.
@@ -358,10 +375,20 @@ impl Shared {
 
     /// Asks the replicator to end and waits for its report.
     pub(crate) fn stop(&self, timeout: Duration) -> Result<StopReport> {
+        self.request_stop(timeout);
+        // The tasks keep the time themselves; the rest is for closing files, which takes no store.
+        let patience = timeout + Duration::from_secs(5);
+        let waited = self.changed.wait_timeout_while(lock(&self.inner), patience, |inner| inner.report.is_none());
+        let (inner, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        inner.report.clone().ok_or_else(|| Error::new(ErrorKind::Timeout, "stop: the engine did not end in time"))
+    }
+
+    /// Asks the replicator to end within this time.
+    pub(crate) fn request_stop(&self, timeout: Duration) {
         {
             let mut inner = lock(&self.inner);
-            if let Some(report) = &inner.report {
-                return Ok(report.clone());
+            if inner.report.is_some() {
+                return;
             }
             let by = self.clock.monotonic() + timeout;
             inner.stop_by = Some(inner.stop_by.map_or(by, |before| before.min(by)));
@@ -370,11 +397,12 @@ impl Shared {
         self.stop.notify_waiters();
         self.capture.notify_one();
         self.ship.notify_one();
-        // The tasks keep the time themselves; the rest is for closing files, which takes no store.
-        let patience = timeout + Duration::from_secs(5);
-        let waited = self.changed.wait_timeout_while(lock(&self.inner), patience, |inner| inner.report.is_none());
-        let (inner, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        inner.report.clone().ok_or_else(|| Error::new(ErrorKind::Timeout, "stop: the engine did not end in time"))
+    }
+
+    /// The report, once it has ended.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn report(&self) -> Option<StopReport> {
+        lock(&self.inner).report.clone()
     }
 
     /// Notes the end, with its report.
