@@ -3,6 +3,9 @@
 //! Never the user's live database, its WAL or its shared memory: those have one door (`sqlite`). Everything
 //! is behind a trait so that crashes, full disks and bit rot can be simulated. All calls block.
 
+#[cfg(test)]
+pub(crate) mod faulty;
+
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};

@@ -20,6 +20,8 @@ mod check;
 mod connection;
 mod door;
 mod failure;
+#[cfg(test)]
+pub(crate) mod faulty;
 mod signals;
 
 #[cfg(target_os = "linux")]
