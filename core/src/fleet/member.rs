@@ -197,6 +197,7 @@ impl Member {
             });
             let Some((body, file)) = next else {
                 if self.shared.is_drained() {
+                    self.shared.set_shipped();
                     return Ok(());
                 }
                 self.shared.ship.notified().await;

@@ -19,6 +19,8 @@ const CHASES: u32 = 8;
 const POLL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(8));
 /// Quiet after which the ledger is written out.
 const SETTLE: Duration = Duration::from_secs(3);
+/// The longest wait after a failure while a stop is under way.
+const STOPPING: Duration = Duration::from_secs(1);
 
 /// The schedule of one database. Pure: it is told the time and what was seen.
 #[derive(Debug)]
@@ -105,9 +107,6 @@ impl Member {
         loop {
             let stopping = self.shared.stop_by().is_some();
             if self.spool_is_full(work).await {
-                if stopping {
-                    break;
-                }
                 self.shared.capture.notified().await;
                 continue;
             }
@@ -135,20 +134,28 @@ impl Member {
                         .with_source(error));
                 }
                 Err(error) => {
-                    if !stopping {
-                        self.capture_failed(&error, &mut backoff).await;
-                        continue;
-                    }
-                    self.shared.failed(&error, Duration::ZERO);
+                    self.capture_failed(&error, &mut backoff, request).await;
+                    continue;
                 }
             }
-            if stopping {
-                break;
+            if !stopping {
+                settled = self.wait(work, &mut schedule, settled).await?;
+            } else if self.all_has_arrived().await {
+                return Ok(());
             }
-            settled = self.wait(work, &mut schedule, settled).await?;
         }
+    }
+
+    /// After the last capture: waits until it has arrived. False if it must be made again.
+    async fn all_has_arrived(&self) -> bool {
         self.shared.set_drained();
-        Ok(())
+        while self.shared.is_drained() {
+            if self.shared.is_shipped() {
+                return true;
+            }
+            self.shared.capture.notified().await;
+        }
+        false
     }
 
     /// Without local knowledge nothing can be numbered until the store has answered. A stop waits for that too,
@@ -173,7 +180,9 @@ impl Member {
             self.shared.tell(&event);
         }
         self.shared.set_local(step.txid, pending);
-        if step.caught_up {
+        if !step.caught_up {
+            self.shared.set_dirty(true);
+        } else {
             self.shared.set_dirty(step.waiting.is_some());
             self.shared.served(request, step.txid);
             let healthy = self.shared.is_reconciled() && self.shared.status().last_error.is_none();
@@ -185,14 +194,30 @@ impl Member {
         self.shared.ship.notify_one();
     }
 
-    async fn capture_failed(&self, error: &Error, backoff: &mut Backoff) {
-        let wait = backoff.next();
+    async fn capture_failed(&self, error: &Error, backoff: &mut Backoff, seen: u64) {
+        let wait = self.wait_after_failure(backoff);
         tracing::warn!(db = %self.shared.path().display(), %error, ?wait, "capture failed, trying again");
         self.shared.failed(error, wait);
+        self.shared.set_dirty(true);
         self.shared.set_state(State::Stalled);
+        self.back_off(wait, backoff, seen).await;
+    }
+
+    /// How long to wait before trying again; under a stop every second counts.
+    pub(super) fn wait_after_failure(&self, backoff: &mut Backoff) -> Duration {
+        let wait = backoff.next();
+        if self.shared.stop_by().is_some() { wait.min(STOPPING) } else { wait }
+    }
+
+    /// Waits. What is asked for after the request `seen` cuts the wait short, once: what is asked in a loop must not
+    /// become a loop of attempts.
+    pub(super) async fn back_off(&self, wait: Duration, backoff: &mut Backoff, seen: u64) {
         tokio::select! {
             biased;
-            () = self.shared.stop_requested() => {}
+            () = self.shared.asked_after(seen) => {
+                backoff.reset();
+                self.env.clock.sleep(backoff.next()).await;
+            }
             () = self.env.clock.sleep(wait) => {}
         }
     }

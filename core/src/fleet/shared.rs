@@ -29,6 +29,7 @@ pub(crate) struct Shared {
     /// Something for the ship task to do.
     pub(crate) ship: Notify,
     stop: Notify,
+    asked: Notify,
 }
 
 #[derive(Debug)]
@@ -40,6 +41,8 @@ struct Inner {
     paused: Option<Error>,
     /// The last capture before the end has been made.
     drained: bool,
+    /// Everything up to that capture has arrived, so nothing can call for another one.
+    shipped: bool,
     /// Commits are known that are not captured.
     dirty: bool,
     /// Requests to capture everything, counted.
@@ -48,6 +51,8 @@ struct Inner {
     served: (u64, Txid),
     /// Monotonic time by which the replicator is to end.
     stop_by: Option<Duration>,
+    /// The request that the first stop has made.
+    stop_request: u64,
     report: Option<StopReport>,
     subscribers: Vec<Weak<Queue>>,
 }
@@ -122,10 +127,12 @@ impl Shared {
             reconciled: false,
             paused: None,
             drained: false,
+            shipped: false,
             dirty: true,
             requested: 0,
             served: (0, Txid::ZERO),
             stop_by: None,
+            stop_request: 0,
             report: None,
             subscribers: Vec::new(),
         };
@@ -137,6 +144,7 @@ impl Shared {
             capture: Notify::new(),
             ship: Notify::new(),
             stop: Notify::new(),
+            asked: Notify::new(),
         }
     }
 
@@ -264,6 +272,7 @@ impl Shared {
         self.update(|inner| {
             inner.served = (0, Txid::ZERO);
             inner.dirty = true;
+            inner.drained = false;
         });
         self.capture.notify_one();
     }
@@ -317,6 +326,28 @@ impl Shared {
         lock(&self.inner).drained
     }
 
+    /// Notes that everything up to the last capture has arrived.
+    pub(crate) fn set_shipped(&self) {
+        self.update(|inner| inner.shipped = true);
+        self.capture.notify_one();
+    }
+
+    /// Whether it has.
+    pub(crate) fn is_shipped(&self) -> bool {
+        lock(&self.inner).shipped
+    }
+
+    /// Resolves when something has been asked for since the request `seen`: a sync or a stop.
+    pub(crate) async fn asked_after(&self, seen: u64) {
+        loop {
+            let told = self.asked.notified();
+            if self.requested() > seen {
+                return;
+            }
+            told.await;
+        }
+    }
+
     /// Asks for a capture of everything and waits until it has arrived.
     pub(crate) fn sync(&self, timeout: Duration) -> Result<SyncStatus> {
         let mine = self.request();
@@ -330,6 +361,7 @@ impl Shared {
             inner.requested += 1;
             inner.requested
         };
+        self.asked.notify_waiters();
         self.capture.notify_one();
         mine
     }
@@ -391,10 +423,14 @@ impl Shared {
                 return;
             }
             let by = self.clock.monotonic() + timeout;
-            inner.stop_by = Some(inner.stop_by.map_or(by, |before| before.min(by)));
             inner.requested += 1;
+            if inner.stop_by.is_none() {
+                inner.stop_request = inner.requested;
+            }
+            inner.stop_by = Some(inner.stop_by.map_or(by, |before| before.min(by)));
         }
         self.stop.notify_waiters();
+        self.asked.notify_waiters();
         self.capture.notify_one();
         self.ship.notify_one();
     }
@@ -413,7 +449,9 @@ impl Shared {
                 return;
             }
             let status = Self::status_of(inner);
-            let flushed = error.is_none() && !inner.dirty && status.local_txid == status.remote_txid;
+            // Not what is believed of the database, but that a capture begun after the call has arrived.
+            let asked = inner.stop_by.is_some() && Self::has_arrived(inner, inner.stop_request);
+            let flushed = error.is_none() && asked && !inner.dirty;
             let (local_txid, remote_txid) = (status.local_txid, status.remote_txid);
             let error = error.or_else(|| if flushed { None } else { status.last_error });
             inner.report = Some(StopReport { flushed, local_txid, remote_txid, error });

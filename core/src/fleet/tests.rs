@@ -25,3 +25,68 @@ async fn what_is_committed_arrives_and_a_stop_says_so() {
     assert_eq!(report.remote_txid, Txid(2));
     rig.assert_stored().await;
 }
+#[tokio::test(start_paused = true)]
+async fn a_stop_whose_last_capture_fails_tries_again_until_its_time_is_over() {
+    let rig = Rig::new();
+    let shared = rig.start();
+    rig.write(1, 100);
+    rig.sync(&shared).await;
+    // Committed and not noticed yet; then the disk is full for a while.
+    rig.write(2, 100);
+    rig.faults.fail(Op::Create, "spool/0", 0, 3, Io::StorageFull);
+    let report = rig.stop(&shared, S(30)).await;
+    assert_eq!(rig.faults.hits(), 3);
+    assert!(report.flushed, "{report:?}");
+    rig.assert_stored().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_that_cannot_capture_is_not_flushed_and_says_why() {
+    let rig = Rig::new();
+    let shared = rig.start();
+    rig.write(1, 100);
+    rig.sync(&shared).await;
+    rig.write(2, 100);
+    rig.faults.fail(Op::Create, "spool/0", 0, u32::MAX, Io::StorageFull);
+    let report = rig.stop(&shared, S(3)).await;
+    assert!(!report.flushed, "{report:?}");
+    let error = report.error.unwrap();
+    assert!(format!("{:?}", std::error::Error::source(&error)).contains("storage"), "{error:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_in_sync_while_capture_fails() {
+    let rig = Rig::new();
+    let shared = rig.start();
+    rig.write(1, 100);
+    rig.sync(&shared).await;
+    rig.pass(S(2)).await;
+    rig.write(2, 100);
+    rig.faults.fail(Op::Create, "spool/0", 0, u32::MAX, Io::StorageFull);
+    rig.until("the failure", S(10), || rig.faults.hits() > 0).await;
+    assert!(!shared.status().in_sync);
+    rig.faults.clear();
+    rig.until("in sync again", S(60), || shared.status().in_sync).await;
+    rig.assert_stored().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_spool_file_that_rots_during_a_stop_is_captured_again() {
+    let rig = Rig::new();
+    let shared = rig.start();
+    rig.write(1, 100);
+    rig.sync(&shared).await;
+    rig.set_down(true);
+    rig.write(2, 100);
+    shared.request_stop(S(30));
+    let spooled = rig.folder.path().join(".app.db-replicate/spool/0/0000000000000002-0000000000000002.ltx");
+    rig.until("spooled", S(5), || spooled.exists()).await;
+    let mut bytes = std::fs::read(&spooled).unwrap();
+    bytes[150] ^= 1;
+    std::fs::write(&spooled, bytes).unwrap();
+    rig.set_down(false);
+    rig.until("the end", S(40), || shared.report().is_some()).await;
+    let report = shared.report().unwrap();
+    assert!(report.flushed, "{report:?}");
+    rig.assert_stored().await;
+}
