@@ -8,7 +8,7 @@ use std::time::Duration;
 use replicate_format::Txid;
 
 use super::hostlock::HostLock;
-use super::shared::Shared;
+use super::shared::{Part, Shared};
 use crate::capture::{Capture, CaptureConfig, Watch};
 use crate::clock::SharedClock;
 use crate::config::Config;
@@ -211,8 +211,9 @@ impl Member {
                 }
                 Err(error) if error.kind() == ErrorKind::Diverged => return Err(error),
                 Err(error) if error.kind() == ErrorKind::Corrupt => {
-                    self.shared.failed(&error, Duration::ZERO);
+                    self.shared.failed(Part::Ship, &error, Duration::ZERO);
                     self.start_over(work, watermark, RebaseReason::SpoolDamaged, false).await?;
+                    self.shared.works(Part::Ship);
                 }
                 Err(error) => self.pause(&error, &mut backoff).await,
             }
@@ -222,8 +223,8 @@ impl Member {
     async fn shipped(&self, work: &Work, file: &SpoolFile) -> Result<()> {
         let txid = file.txids.max();
         let pending = work.spool(|spool| spool.pending_bytes(txid));
-        self.shared.recovered();
-        self.shared.set_state(State::Streaming);
+        self.shared.works(Part::Ship);
+        self.shared.set_flowing();
         self.shared.set_remote(txid, pending, Some(self.env.clock.now()));
         self.shared.tell(&Event::Shipped { txid, bytes: file.size });
         tracing::debug!(%txid, bytes = file.size, "shipped");
@@ -238,8 +239,7 @@ impl Member {
     async fn pause(&self, error: &Error, backoff: &mut Backoff) {
         let wait = backoff.next();
         tracing::warn!(db = %self.shared.path().display(), %error, ?wait, "store not reached, trying again");
-        self.shared.failed(error, wait);
-        self.shared.set_state(State::Stalled);
+        self.shared.failed(Part::Ship, error, wait);
         self.env.clock.sleep(wait).await;
     }
 
@@ -266,7 +266,7 @@ impl Member {
             }
         };
         backoff.reset();
-        self.shared.recovered();
+        self.shared.works(Part::Ship);
         let local = work.capture(self.env.blocking, |capture| capture.chain()).await;
         let watermark = match reconcile(&local, &remote)? {
             Reconciled::Continue { watermark } => watermark,

@@ -4,9 +4,10 @@
 use std::time::Duration;
 
 use super::member::{Member, Work};
+use super::shared::Part;
 use crate::capture::{Backlog, Step};
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{Event, State};
+use crate::event::Event;
 use crate::ship::Backoff;
 
 /// A WAL this long is captured without waiting for the interval.
@@ -185,21 +186,19 @@ impl Member {
         } else {
             self.shared.set_dirty(step.waiting.is_some());
             self.shared.served(request, step.txid);
-            let healthy = self.shared.is_reconciled() && self.shared.status().last_error.is_none();
-            match step.waiting {
-                None if healthy => self.shared.set_state(State::Streaming),
-                _ => {}
+            if step.waiting.is_none() {
+                self.shared.set_flowing();
             }
         }
+        self.shared.works(Part::Capture);
         self.shared.ship.notify_one();
     }
 
     async fn capture_failed(&self, error: &Error, backoff: &mut Backoff, seen: u64) {
         let wait = self.wait_after_failure(backoff);
         tracing::warn!(db = %self.shared.path().display(), %error, ?wait, "capture failed, trying again");
-        self.shared.failed(error, wait);
         self.shared.set_dirty(true);
-        self.shared.set_state(State::Stalled);
+        self.shared.failed(Part::Capture, error, wait);
         self.back_off(wait, backoff, seen).await;
     }
 
@@ -288,10 +287,9 @@ impl Member {
             let error = Error::new(ErrorKind::Unavailable, format!("spool is full bytes={pending} limit={limit}"))
                 .with_hint("capture pauses until the store takes what waits; then the database is compared and nothing is lost");
             tracing::error!(db = %self.shared.path().display(), %error, "capture pauses");
-            self.shared.failed(&error, Duration::ZERO);
-            self.shared.set_paused(Some(error));
+            self.shared.tell(&Event::Retrying { error: error.clone(), after_ms: 0 });
             self.shared.set_dirty(true);
-            self.shared.set_state(State::Stalled);
+            self.shared.set_paused(Some(error));
         } else if paused && pending <= limit / 2 {
             self.shared.set_paused(None);
         }

@@ -32,9 +32,24 @@ pub(crate) struct Shared {
     asked: Notify,
 }
 
+/// What can fail and come right again by itself, each for itself. What is named first weighs more.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Part {
+    /// Commits into the spool.
+    Capture,
+    /// The ledger and the removal of what has arrived. Commits are safe without.
+    Books,
+    /// The spool to the store.
+    Ship,
+}
+
 #[derive(Debug)]
 struct Inner {
     status: SyncStatus,
+    /// Why a part does not work at present.
+    failing: [Option<Error>; 3],
+    /// Something has been captured, or was found to be captured, since the start.
+    flowing: bool,
     /// It is known how the local chain and the one of the store go together.
     reconciled: bool,
     /// Why capture pauses, if it does: the spool is full.
@@ -124,6 +139,8 @@ impl Shared {
         };
         let inner = Inner {
             status,
+            failing: Default::default(),
+            flowing: false,
             reconciled: false,
             paused: None,
             drained: false,
@@ -181,8 +198,8 @@ impl Shared {
     fn status_of(inner: &Inner) -> SyncStatus {
         let status = &inner.status;
         let arrived = !status.local_txid.is_zero() && status.local_txid == status.remote_txid;
-        // That nothing is captured weighs more than why the store is not reached.
-        let last_error = inner.paused.clone().or_else(|| status.last_error.clone());
+        let failing = || inner.failing.iter().flatten().next().cloned();
+        let last_error = status.last_error.clone().or_else(|| inner.paused.clone()).or_else(failing);
         SyncStatus { in_sync: arrived && !inner.dirty, last_error, ..status.clone() }
     }
 
@@ -193,24 +210,42 @@ impl Shared {
 
     /// Moves to another state; final ones are not left again.
     pub(crate) fn set_state(&self, to: State) {
-        self.update(|inner| {
-            let from = inner.status.state.clone();
-            let is_final = matches!(from, State::Fenced | State::Failed) && to != State::Stopped;
-            if from == to || from == State::Stopped || is_final {
-                return;
-            }
-            tracing::info!(db = %self.path.display(), %from, %to, "replication state");
-            inner.status.state = to.clone();
-            Self::tell_all(inner, &Event::State { from, to });
-        });
+        self.update(|inner| self.go_to(inner, to));
+    }
+
+    fn go_to(&self, inner: &mut Inner, to: State) {
+        let from = inner.status.state.clone();
+        let is_final = matches!(from, State::Fenced | State::Failed) && to != State::Stopped;
+        if from == to || from == State::Stopped || is_final {
+            return;
+        }
+        tracing::info!(db = %self.path.display(), %from, %to, "replication state");
+        inner.status.state = to.clone();
+        Self::tell_all(inner, &Event::State { from, to });
+    }
+
+    /// The state of a replicator at work follows from what works and what does not.
+    fn judge(&self, inner: &mut Inner) {
+        if !matches!(inner.status.state, State::Starting | State::Streaming | State::Stalled) {
+            return;
+        }
+        let fails = |part: Part| inner.failing[part as usize].is_some();
+        let stalled = inner.paused.is_some() || fails(Part::Capture) || fails(Part::Ship);
+        let to = match (stalled, inner.reconciled && inner.flowing) {
+            (true, _) => State::Stalled,
+            (false, true) => State::Streaming,
+            (false, false) => State::Starting,
+        };
+        self.go_to(inner, to);
     }
 
     /// Notes a failure that will be tried again.
-    pub(crate) fn failed(&self, error: &Error, after: Duration) {
+    pub(crate) fn failed(&self, part: Part, error: &Error, after: Duration) {
         self.update(|inner| {
-            inner.status.last_error = Some(error.clone());
+            inner.failing[part as usize] = Some(error.clone());
             let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
             Self::tell_all(inner, &Event::Retrying { error: error.clone(), after_ms });
+            self.judge(inner);
         });
     }
 
@@ -220,9 +255,25 @@ impl Shared {
         self.set_state(if error.kind() == ErrorKind::Diverged { State::Fenced } else { State::Failed });
     }
 
-    /// Notes that a failure is over.
-    pub(crate) fn recovered(&self) {
-        self.update(|inner| inner.status.last_error = None);
+    /// Notes that a part works.
+    pub(crate) fn works(&self, part: Part) {
+        self.update(|inner| {
+            inner.failing[part as usize] = None;
+            self.judge(inner);
+        });
+    }
+
+    /// Whether a part does not.
+    pub(crate) fn is_failing(&self, part: Part) -> bool {
+        lock(&self.inner).failing[part as usize].is_some()
+    }
+
+    /// Notes that there is a capture, old or new, and that the database has been compared with it.
+    pub(crate) fn set_flowing(&self) {
+        self.update(|inner| {
+            inner.flowing = true;
+            self.judge(inner);
+        });
     }
 
     /// Notes that there is, or may be, something uncaptured.
@@ -297,7 +348,10 @@ impl Shared {
 
     /// Notes that it is known how the local chain and the one of the store go together.
     pub(crate) fn set_reconciled(&self) {
-        self.update(|inner| inner.reconciled = true);
+        self.update(|inner| {
+            inner.reconciled = true;
+            self.judge(inner);
+        });
     }
 
     /// Whether that is known.
@@ -307,7 +361,10 @@ impl Shared {
 
     /// Notes why capture pauses, or that it goes on.
     pub(crate) fn set_paused(&self, paused: Option<Error>) {
-        self.update(|inner| inner.paused = paused);
+        self.update(|inner| {
+            inner.paused = paused;
+            self.judge(inner);
+        });
     }
 
     /// Whether capture pauses.

@@ -16,7 +16,7 @@ use rusqlite::Connection;
 use tokio::task::JoinHandle;
 
 use super::{Env, Member, Shared};
-use crate::blob::{BlobResult, BlobStore, Body, Caps, MemoryStore, ObjectKey, ObjectMeta, PutOptions};
+use crate::blob::{BlobResult, BlobStore, Body, Caps, MemoryStore, ObjectKey, ObjectMeta, PutMode, PutOptions};
 use crate::capture::Watch;
 use crate::clock::{Clock, SharedClock, SystemClock, Timestamp};
 use crate::config::{Config, ConfigKey, Options};
@@ -186,6 +186,19 @@ impl Rig {
     /// A row of so many bytes.
     pub(super) fn write(&self, id: u32, bytes: u32) {
         self.app.execute("INSERT OR REPLACE INTO t VALUES (?1, randomblob(?2))", [id, bytes]).unwrap();
+    }
+
+    /// Files of level 0 in the spool.
+    pub(super) fn spooled(&self) -> usize {
+        std::fs::read_dir(state_folder(&self.database).join("spool/0")).unwrap().count()
+    }
+
+    /// Puts a copy of an object into the store, as if another writer had gone on.
+    pub(super) async fn copy_object(&self, from: u64, to: u64) {
+        let key = |n: u64| ObjectKey::new(format!("ltx/0/{n:016x}-{n:016x}.ltx")).unwrap();
+        let bytes = self.store.objects.get(&key(from), None).await.unwrap();
+        let options = PutOptions { mode: PutMode::Create, created: self.clock.now() };
+        self.store.objects.put(&key(to), Arc::new(bytes), options).await.unwrap();
     }
 
     /// Lets everybody work until this is so, for at most this long.

@@ -6,8 +6,9 @@ use std::time::Duration;
 use replicate_format::Txid;
 
 use super::testing::Rig;
+use crate::config::{ConfigKey, Options};
 use crate::disk::faulty::Op;
-use crate::event::State;
+use crate::event::{Event, State};
 
 const S: fn(u64) -> Duration = Duration::from_secs;
 
@@ -88,5 +89,76 @@ async fn a_spool_file_that_rots_during_a_stop_is_captured_again() {
     rig.until("the end", S(40), || shared.report().is_some()).await;
     let report = shared.report().unwrap();
     assert!(report.flushed, "{report:?}");
+    rig.assert_stored().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_busy_moment_at_an_idle_poll_is_over_when_it_is_over() {
+    let rig = Rig::new();
+    let shared = rig.start();
+    rig.write(1, 100);
+    rig.sync(&shared).await;
+    let events = shared.subscribe();
+    rig.pass(S(1)).await;
+    rig.script.refuse("look", 0, 1);
+    let told = || events.next(Duration::ZERO);
+    let is_to = |event: &Event, state: State| matches!(event, Event::State { to, .. } if *to == state);
+    rig.until("stalled", S(20), || std::iter::from_fn(told).any(|event| is_to(&event, State::Stalled))).await;
+    rig.until("streaming", S(5), || shared.status().state == State::Streaming).await;
+    assert!(shared.status().last_error.is_none());
+    assert!(shared.status().in_sync);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_does_not_hide_that_capture_fails() {
+    let rig = Rig::new();
+    let shared = rig.start();
+    rig.write(1, 100);
+    rig.sync(&shared).await;
+    rig.set_down(true);
+    rig.write(2, 100);
+    rig.until("spooled", S(20), || shared.status().local_txid == Txid(2)).await;
+    rig.write(3, 100);
+    rig.faults.fail(Op::Create, "spool/0", 0, u32::MAX, Io::StorageFull);
+    rig.until("the failure", S(20), || rig.faults.hits() > 0).await;
+    rig.set_down(false);
+    rig.until("shipped", S(60), || shared.status().remote_txid == Txid(2)).await;
+    let status = shared.status();
+    assert_eq!(status.state, State::Stalled);
+    assert!(status.last_error.is_some_and(|e| e.to_string().contains("spool file")));
+    rig.faults.clear();
+    rig.until("streaming", S(60), || shared.status().state == State::Streaming).await;
+    rig.assert_stored().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_does_not_hide_that_capture_pauses() {
+    let rig = Rig::new();
+    let config = Options::new().with(ConfigKey::Url, "memory://rig").with(ConfigKey::SpoolLimit, "16MiB");
+    let shared = rig.start_with(config.check().unwrap());
+    rig.write(1, 100);
+    rig.sync(&shared).await;
+    rig.set_down(true);
+    let full = || shared.status().last_error.is_some_and(|e| e.to_string().contains("spool is full"));
+    for id in 0..5 {
+        rig.write(10 + id, 4 << 20);
+        let local = shared.status().local_txid;
+        rig.until("captured", S(60), || shared.status().local_txid > local || full()).await;
+    }
+    rig.until("full", S(60), full).await;
+    let remote = shared.status().remote_txid;
+    let events = shared.subscribe();
+    rig.set_down(false);
+    rig.until("one more shipped", S(60), || shared.status().remote_txid > remote).await;
+    rig.until("drained", S(60), || shared.status().in_sync).await;
+    // Four files of 4 MiB wait; capture goes on when half of the limit has drained.
+    let mut shipped = 0;
+    while let Some(event) = events.next(Duration::ZERO) {
+        match event {
+            Event::Shipped { .. } => shipped += 1,
+            Event::State { to, .. } if to == State::Streaming => assert!(shipped > 1, "streaming while capture pauses"),
+            _ => {}
+        }
+    }
     rig.assert_stored().await;
 }
