@@ -8,6 +8,7 @@ use std::time::Duration;
 use replicate_format::Txid;
 
 use super::hostlock::HostLock;
+use super::schedule::is_final;
 use super::shared::{Part, Shared};
 use crate::capture::{Capture, CaptureConfig, Watch};
 use crate::clock::SharedClock;
@@ -90,7 +91,11 @@ impl Member {
 
     async fn serve(&self) -> Result<Option<Error>> {
         let Some(_lock) = self.take_lock().await? else { return Ok(None) };
-        let work = self.open().await?;
+        let work = tokio::select! {
+            biased;
+            opened = self.open() => opened?,
+            () = self.stop_deadline() => return Ok(Some(self.late())),
+        };
         let outcome = self.work(&work).await;
         let closed = work
             .capture(self.env.blocking, |capture| {
@@ -100,9 +105,11 @@ impl Member {
                 closed
             })
             .await;
-        let error = outcome?;
-        closed?;
-        Ok(error)
+        if let Err(error) = closed {
+            // As after a kill: the next start compares the database.
+            tracing::warn!(db = %self.shared.path().display(), %error, "local state is not up to date");
+        }
+        outcome
     }
 
     fn folder(&self) -> PathBuf {
@@ -119,11 +126,16 @@ impl Member {
                 disk.create_dir_all(&folder).map_err(|e| Error::disk("make the state folder", &folder, e))?;
                 HostLock::try_take(disk.as_ref(), &folder)
             });
-            if let Some(lock) = taken.await? {
-                self.shared.set_state(State::Starting);
-                return Ok(Some(lock));
+            match taken.await {
+                Ok(Some(lock)) => {
+                    self.shared.works(Part::Capture);
+                    self.shared.set_state(State::Starting);
+                    return Ok(Some(lock));
+                }
+                Ok(None) => self.shared.set_state(State::Standby),
+                Err(error) if is_final(&error) => return Err(error),
+                Err(error) => self.shared.failed(Part::Capture, &error, STANDBY_POLL),
             }
-            self.shared.set_state(State::Standby);
             tokio::select! {
                 biased;
                 () = self.shared.stop_requested() => return Ok(None),
@@ -132,7 +144,19 @@ impl Member {
         }
     }
 
+    /// Opens the local state, as often as it takes.
     async fn open(&self) -> Result<Work> {
+        let mut backoff = Backoff::new(self.env.spread);
+        loop {
+            let seen = self.shared.requested();
+            match self.try_open().await {
+                Err(error) if !is_final(&error) => self.capture_failed(&error, &mut backoff, seen).await,
+                opened => return opened,
+            }
+        }
+    }
+
+    async fn try_open(&self) -> Result<Work> {
         let (env, folder, shared) = (self.env.clone(), self.folder(), self.shared.clone());
         let config = CaptureConfig {
             database: shared.path().to_owned(),
@@ -207,20 +231,19 @@ impl Member {
                 Ok(()) => {
                     backoff.reset();
                     watermark = file.txids.max();
-                    self.shipped(work, &file).await?;
+                    self.shipped(work, &file).await;
                 }
                 Err(error) if error.kind() == ErrorKind::Diverged => return Err(error),
                 Err(error) if error.kind() == ErrorKind::Corrupt => {
                     self.shared.failed(Part::Ship, &error, Duration::ZERO);
-                    self.start_over(work, watermark, RebaseReason::SpoolDamaged, false).await?;
-                    self.shared.works(Part::Ship);
+                    self.start_over(work, watermark, RebaseReason::SpoolDamaged, false, &mut backoff).await?;
                 }
                 Err(error) => self.pause(&error, &mut backoff).await,
             }
         }
     }
 
-    async fn shipped(&self, work: &Work, file: &SpoolFile) -> Result<()> {
+    async fn shipped(&self, work: &Work, file: &SpoolFile) {
         let txid = file.txids.max();
         let pending = work.spool(|spool| spool.pending_bytes(txid));
         self.shared.works(Part::Ship);
@@ -229,11 +252,12 @@ impl Member {
         self.shared.tell(&Event::Shipped { txid, bytes: file.size });
         tracing::debug!(%txid, bytes = file.size, "shipped");
         let file = file.clone();
-        work.capture(self.env.blocking, move |capture| capture.shipped(&file)).await?;
-        if self.shared.is_paused() {
+        let books = work.capture(self.env.blocking, move |capture| capture.shipped(&file)).await;
+        // A failure is made good in quiet, which the capture task waits for.
+        let failed = books.is_err() && !self.note_books(books);
+        if failed || self.shared.is_paused() {
             self.shared.capture.notify_one();
         }
-        Ok(())
     }
 
     async fn pause(&self, error: &Error, backoff: &mut Backoff) {
@@ -243,8 +267,28 @@ impl Member {
         self.env.clock.sleep(wait).await;
     }
 
-    /// Has everything captured anew after `after`. No request that was served before counts any more.
-    async fn start_over(&self, work: &Work, after: Txid, reason: RebaseReason, snapshot: bool) -> Result<()> {
+    /// Has everything captured anew after `after`, however often that must be tried.
+    async fn start_over(
+        &self,
+        work: &Work,
+        after: Txid,
+        reason: RebaseReason,
+        snapshot: bool,
+        backoff: &mut Backoff,
+    ) -> Result<()> {
+        loop {
+            match self.try_start_over(work, after, reason, snapshot).await {
+                Ok(()) => break,
+                Err(error) if is_final(&error) => return Err(error),
+                Err(error) => self.pause(&error, backoff).await,
+            }
+        }
+        self.shared.works(Part::Ship);
+        Ok(())
+    }
+
+    /// No request that was served before counts any more.
+    async fn try_start_over(&self, work: &Work, after: Txid, reason: RebaseReason, snapshot: bool) -> Result<()> {
         self.shared.unserve();
         let shared = self.shared.clone();
         work.capture(self.env.blocking, move |capture| {
@@ -271,7 +315,7 @@ impl Member {
         let watermark = match reconcile(&local, &remote)? {
             Reconciled::Continue { watermark } => watermark,
             Reconciled::StartOver { after, reason, snapshot } => {
-                self.start_over(work, after, reason, snapshot).await?;
+                self.start_over(work, after, reason, snapshot, backoff).await?;
                 after
             }
         };

@@ -98,6 +98,12 @@ impl Schedule {
     }
 }
 
+/// Whether a failure is one that trying again cannot cure.
+pub(super) fn is_final(error: &Error) -> bool {
+    use ErrorKind::{Config, Diverged, Forked, Internal, Unsupported};
+    matches!(error.kind(), Config | Diverged | Forked | Internal | Unsupported)
+}
+
 impl Member {
     /// Captures until stopped, then once more.
     pub(super) async fn capture_loop(&self, work: &Work) -> Result<()> {
@@ -124,9 +130,7 @@ impl Member {
                         continue;
                     }
                 }
-                Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::Internal) => {
-                    return Err(error);
-                }
+                Err(error) if is_final(&error) => return Err(error),
                 Err(error) if crate::sqlite::descriptors_closed_externally() => {
                     return Err(Error::new(ErrorKind::Unsupported, "the program has closed descriptors of the engine")
                         .with_hint(
@@ -140,7 +144,8 @@ impl Member {
                 }
             }
             if !stopping {
-                settled = self.wait(work, &mut schedule, settled).await?;
+                settled &= !self.shared.is_failing(Part::Books);
+                settled = self.wait(work, &mut schedule, settled).await;
             } else if self.all_has_arrived().await {
                 return Ok(());
             }
@@ -194,7 +199,7 @@ impl Member {
         self.shared.ship.notify_one();
     }
 
-    async fn capture_failed(&self, error: &Error, backoff: &mut Backoff, seen: u64) {
+    pub(super) async fn capture_failed(&self, error: &Error, backoff: &mut Backoff, seen: u64) {
         let wait = self.wait_after_failure(backoff);
         tracing::warn!(db = %self.shared.path().display(), %error, ?wait, "capture failed, trying again");
         self.shared.set_dirty(true);
@@ -221,28 +226,41 @@ impl Member {
         }
     }
 
+    /// What became of writing the ledger out and removing what has arrived; it is tried again after the next quiet.
+    pub(super) fn note_books(&self, books: Result<()>) -> bool {
+        match books {
+            Ok(()) => self.shared.works(Part::Books),
+            Err(error) => {
+                tracing::warn!(db = %self.shared.path().display(), %error, "local state is not up to date");
+                self.shared.failed(Part::Books, &error, SETTLE);
+            }
+        }
+        !self.shared.is_failing(Part::Books)
+    }
+
     /// Waits until there is a reason to capture. Returns whether the ledger is written out.
-    async fn wait(&self, work: &Work, schedule: &mut Schedule, settled: bool) -> Result<bool> {
+    async fn wait(&self, work: &Work, schedule: &mut Schedule, settled: bool) -> bool {
         let mut settled = settled;
         loop {
             if self.shared.is_requested() {
-                return Ok(settled);
+                return settled;
             }
             match schedule.pause(self.env.clock.monotonic()) {
                 Pause::Cool(time) => {
                     tokio::select! {
                         biased;
-                        () = self.shared.capture.notified() => return Ok(settled),
+                        () = self.shared.capture.notified() => return settled,
                         () = self.env.clock.sleep(time) => {}
                     }
-                    let backlog = work.capture(self.env.blocking, |capture| capture.backlog()).await?;
-                    let Backlog::Bytes(bytes) = backlog else { return Ok(settled) };
+                    let backlog = work.capture(self.env.blocking, |capture| capture.backlog()).await;
+                    // Whatever is in the way, the capture that follows will meet it and say so.
+                    let Ok(Backlog::Bytes(bytes)) = backlog else { return settled };
                     if bytes > 0 {
                         self.shared.set_dirty(true);
                         schedule.woken();
                     }
                     if schedule.looked(bytes) {
-                        return Ok(settled);
+                        return settled;
                     }
                 }
                 Pause::Chase(time) => {
@@ -251,7 +269,7 @@ impl Member {
                         () = self.shared.capture.notified() => {}
                         () = self.env.clock.sleep(time) => {}
                     }
-                    return Ok(settled);
+                    return settled;
                 }
                 Pause::Idle(time) => {
                     let time = if settled { time } else { time.min(SETTLE) };
@@ -267,11 +285,11 @@ impl Member {
                     if quiet {
                         schedule.polled();
                         if !settled {
-                            work.capture(self.env.blocking, |capture| capture.settle()).await?;
-                            settled = true;
+                            let books = work.capture(self.env.blocking, |capture| capture.settle()).await;
+                            settled = self.note_books(books);
                         }
                     }
-                    return Ok(settled);
+                    return settled;
                 }
             }
         }

@@ -162,3 +162,108 @@ async fn an_upload_does_not_hide_that_capture_pauses() {
     }
     rig.assert_stored().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_in_quiet_ends_nothing() {
+    let rig = Rig::new();
+    let shared = rig.start();
+    rig.write(1, 100);
+    rig.sync(&shared).await;
+    for path in ["ledger", "state"] {
+        rig.faults.fail(Op::Write, path, 0, 3, Io::StorageFull);
+    }
+    rig.until("the failure", S(20), || shared.status().last_error.is_some()).await;
+    assert_eq!(shared.status().state, State::Streaming, "commits arrive all the same");
+    rig.until("written in the end", S(60), || shared.status().last_error.is_none()).await;
+    rig.write(2, 100);
+    rig.sync(&shared).await;
+    assert!(rig.stop(&shared, S(5)).await.flushed);
+    rig.assert_stored().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_has_arrived_and_cannot_be_removed_ends_nothing() {
+    let rig = Rig::new();
+    let shared = rig.start();
+    rig.write(1, 100);
+    rig.sync(&shared).await;
+    rig.set_down(true);
+    rig.write(2, 100);
+    rig.until("spooled", S(10), || shared.status().local_txid == Txid(2)).await;
+    rig.pass(S(10)).await;
+    rig.faults.fail(Op::Remove, "spool/0", 0, 2, Io::PermissionDenied);
+    rig.set_down(false);
+    rig.until("shipped", S(60), || shared.status().remote_txid == Txid(2)).await;
+    rig.until("removed", S(60), || rig.spooled() == 0 && shared.status().last_error.is_none()).await;
+    assert_eq!(rig.faults.hits(), 2);
+    assert_eq!(shared.status().state, State::Streaming);
+}
+
+#[tokio::test(start_paused = true)]
+async fn starting_over_is_tried_until_it_succeeds() {
+    let rig = Rig::new();
+    let shared = rig.start();
+    rig.write(1, 100);
+    rig.sync(&shared).await;
+    rig.stop(&shared, S(5)).await;
+    // The replica goes on without us, so the local chain is worth nothing.
+    rig.copy_object(1, 2).await;
+    rig.copy_object(1, 3).await;
+    // The first removal is that of a leftover, at the start.
+    rig.faults.fail(Op::Remove, "/ledger", 1, 3, Io::PermissionDenied);
+    let shared = rig.start();
+    rig.write(2, 100);
+    let status = rig.sync(&shared).await;
+    assert_eq!(rig.faults.hits(), 3);
+    assert_eq!(status.remote_txid, Txid(4));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_state_folder_that_cannot_be_opened_is_tried_again_and_a_stop_does_not_wait_for_it() {
+    let rig = Rig::new();
+    rig.faults.fail(Op::OpenRw, "/state", 0, 4, Io::PermissionDenied);
+    let shared = rig.start();
+    rig.until("stalled", S(5), || shared.status().state == State::Stalled).await;
+    rig.write(1, 100);
+    rig.sync(&shared).await;
+    assert_eq!(rig.faults.hits(), 4);
+    assert!(rig.stop(&shared, S(5)).await.flushed);
+    rig.assert_stored().await;
+
+    rig.faults.fail(Op::OpenRw, "/state", 0, u32::MAX, Io::PermissionDenied);
+    let shared = rig.start();
+    let report = rig.stop(&shared, S(2)).await;
+    assert!(!report.flushed && report.error.is_some(), "{report:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_busy_look_while_an_interval_runs_ends_nothing() {
+    let rig = Rig::new();
+    let config = Options::new().with(ConfigKey::Url, "memory://rig").with(ConfigKey::SyncInterval, "1s");
+    let shared = rig.start_with(config.check().unwrap());
+    rig.write(1, 100);
+    rig.sync(&shared).await;
+    rig.script.refuse("look", 0, 1);
+    rig.pass(S(1)).await;
+    rig.write(2, 100);
+    rig.sync(&shared).await;
+    assert_eq!(shared.status().state, State::Streaming);
+    rig.assert_stored().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ledger_that_cannot_be_written_at_the_end_does_not_make_a_stop_a_failure() {
+    let rig = Rig::new();
+    let shared = rig.start();
+    rig.write(1, 100);
+    rig.sync(&shared).await;
+    rig.write(2, 100);
+    rig.faults.fail(Op::Write, "ledger", 0, u32::MAX, Io::StorageFull);
+    let report = rig.stop(&shared, S(5)).await;
+    assert!(report.flushed && rig.faults.hits() > 0, "{report:?}");
+    rig.faults.clear();
+    let shared = rig.start();
+    rig.write(3, 100);
+    rig.sync(&shared).await;
+    rig.assert_stored().await;
+}

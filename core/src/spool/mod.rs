@@ -160,23 +160,29 @@ impl Spool {
 
     /// Removes the files up to a capture.
     pub(crate) fn release(&mut self, up_to: Txid) -> Result<()> {
-        let (done, kept): (Vec<_>, Vec<_>) = self.files.drain(..).partition(|file| file.txids.max() <= up_to);
-        self.files = kept;
-        self.remove(&done)
+        self.remove(|file| file.txids.max() <= up_to)
     }
 
     /// Removes the files after a capture: they are damaged, or belong to a chain that goes on elsewhere.
     pub(crate) fn discard_after(&mut self, txid: Txid) -> Result<()> {
-        let (gone, kept): (Vec<_>, Vec<_>) = self.files.drain(..).partition(|file| file.txids.max() > txid);
-        self.files = kept;
-        self.remove(&gone)
+        self.remove(|file| file.txids.max() > txid)
     }
 
-    fn remove(&self, files: &[SpoolFile]) -> Result<()> {
-        for file in files {
-            let path = self.path(file.level, file.txids);
-            self.disk.remove(&path).map_err(|e| Error::disk("clean spool", &path, e))?;
+    /// What cannot be removed stays known, so that it is tried again.
+    fn remove(&mut self, gone: impl Fn(&SpoolFile) -> bool) -> Result<()> {
+        let mut failed = None;
+        let (mut files, mut kept) = (std::mem::take(&mut self.files), Vec::new());
+        for file in files.drain(..) {
+            if gone(&file) {
+                let path = self.path(file.level, file.txids);
+                match self.disk.remove(&path) {
+                    Ok(()) => continue,
+                    Err(e) => failed = failed.or(Some(Error::disk("clean spool", &path, e))),
+                }
+            }
+            kept.push(file);
         }
-        Ok(())
+        self.files = kept;
+        failed.map_or(Ok(()), Err)
     }
 }
