@@ -227,6 +227,7 @@ impl Member {
                 self.shared.ship.notified().await;
                 continue;
             };
+            let seen = self.shared.requested();
             match ship_file(&self.store, &file, body).await {
                 Ok(()) => {
                     backoff.reset();
@@ -238,7 +239,7 @@ impl Member {
                     self.shared.failed(Part::Ship, &error, Duration::ZERO);
                     self.start_over(work, watermark, RebaseReason::SpoolDamaged, false, &mut backoff).await?;
                 }
-                Err(error) => self.pause(&error, &mut backoff).await,
+                Err(error) => self.pause(&error, &mut backoff, seen).await,
             }
         }
     }
@@ -260,11 +261,11 @@ impl Member {
         }
     }
 
-    async fn pause(&self, error: &Error, backoff: &mut Backoff) {
-        let wait = backoff.next();
+    async fn pause(&self, error: &Error, backoff: &mut Backoff, seen: u64) {
+        let wait = self.wait_after_failure(backoff);
         tracing::warn!(db = %self.shared.path().display(), %error, ?wait, "store not reached, trying again");
         self.shared.failed(Part::Ship, error, wait);
-        self.env.clock.sleep(wait).await;
+        self.back_off(wait, backoff, seen).await;
     }
 
     /// Has everything captured anew after `after`, however often that must be tried.
@@ -277,10 +278,11 @@ impl Member {
         backoff: &mut Backoff,
     ) -> Result<()> {
         loop {
+            let seen = self.shared.requested();
             match self.try_start_over(work, after, reason, snapshot).await {
                 Ok(()) => break,
                 Err(error) if is_final(&error) => return Err(error),
-                Err(error) => self.pause(&error, backoff).await,
+                Err(error) => self.pause(&error, backoff, seen).await,
             }
         }
         self.shared.works(Part::Ship);
@@ -304,9 +306,10 @@ impl Member {
     /// Compares what this host remembers with what the store holds, as often as it takes to get an answer.
     async fn reconcile(&self, work: &Work, backoff: &mut Backoff) -> Result<Txid> {
         let remote = loop {
+            let seen = self.shared.requested();
             match self.store.list_all().await {
                 Ok(files) => break RemoteChain::of(&files),
-                Err(error) => self.pause(&error, backoff).await,
+                Err(error) => self.pause(&error, backoff, seen).await,
             }
         };
         backoff.reset();

@@ -267,3 +267,58 @@ async fn a_ledger_that_cannot_be_written_at_the_end_does_not_make_a_stop_a_failu
     rig.sync(&shared).await;
     rig.assert_stored().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_does_not_sleep_through_the_return_of_the_store() {
+    let rig = Rig::new();
+    let shared = rig.start();
+    rig.write(1, 100);
+    rig.sync(&shared).await;
+    rig.set_down(true);
+    rig.write(2, 100);
+    // By now the waits are half a minute long.
+    rig.pass(S(150)).await;
+    let calls = rig.store_calls();
+    rig.until("the next attempt", S(31), || rig.store_calls() > calls).await;
+    rig.set_down(false);
+    let report = rig.stop(&shared, S(5)).await;
+    assert!(report.flushed, "{report:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sync_does_not_sleep_through_the_return_of_the_store_and_does_not_hammer_one_that_is_down() {
+    let rig = Rig::new();
+    let shared = rig.start();
+    rig.write(1, 100);
+    rig.sync(&shared).await;
+    rig.set_down(true);
+    rig.write(2, 100);
+    rig.pass(S(150)).await;
+    let calls = rig.store_calls();
+    for _ in 0..100 {
+        shared.request();
+        rig.pass(Duration::from_millis(10)).await;
+    }
+    let calls = rig.store_calls() - calls;
+    assert!((1..=8).contains(&calls), "{calls} attempts within a second");
+    rig.pass(S(150)).await;
+    rig.set_down(false);
+    let request = shared.request();
+    rig.until("arrived", S(2), || shared.arrived(request).is_some()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sync_does_not_sleep_through_the_end_of_a_full_disk() {
+    let rig = Rig::new();
+    let shared = rig.start();
+    rig.write(1, 100);
+    rig.sync(&shared).await;
+    rig.write(2, 100);
+    rig.faults.fail(Op::Create, "spool/0", 0, u32::MAX, Io::StorageFull);
+    rig.pass(S(150)).await;
+    let hits = rig.faults.hits();
+    rig.until("the next attempt", S(31), || rig.faults.hits() > hits).await;
+    rig.faults.clear();
+    let request = shared.request();
+    rig.until("arrived", S(2), || shared.arrived(request).is_some()).await;
+}
