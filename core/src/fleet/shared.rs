@@ -466,7 +466,7 @@ impl Shared {
     pub(crate) fn stop(&self, timeout: Duration) -> Result<StopReport> {
         self.request_stop(timeout);
         // The tasks keep the time themselves; the rest is for closing files, which takes no store.
-        let patience = timeout + Duration::from_secs(5);
+        let patience = timeout.saturating_add(Duration::from_secs(5));
         let waited = self.changed.wait_timeout_while(lock(&self.inner), patience, |inner| inner.report.is_none());
         let (inner, _) = waited.unwrap_or_else(PoisonError::into_inner);
         inner.report.clone().ok_or_else(|| Error::new(ErrorKind::Timeout, "stop: the engine did not end in time"))
@@ -479,7 +479,7 @@ impl Shared {
             if inner.report.is_some() {
                 return;
             }
-            let by = self.clock.monotonic() + timeout;
+            let by = self.clock.monotonic().saturating_add(timeout);
             inner.requested += 1;
             if inner.stop_by.is_none() {
                 inner.stop_request = inner.requested;

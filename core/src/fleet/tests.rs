@@ -322,3 +322,13 @@ async fn a_sync_does_not_sleep_through_the_end_of_a_full_disk() {
     let request = shared.request();
     rig.until("arrived", S(2), || shared.arrived(request).is_some()).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_may_be_given_all_the_time_there_is() {
+    let rig = Rig::new();
+    let shared = rig.start();
+    rig.write(1, 100);
+    shared.request_stop(Duration::MAX);
+    rig.until("the end", S(5), || shared.report().is_some()).await;
+    assert!(shared.stop(Duration::MAX).unwrap().flushed);
+}
