@@ -15,7 +15,7 @@ mod watch;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use replicate_format::{Decoder, Level, PageEncoding, PageSize, Txid, TxidRange, crc64, page_checksum};
+use replicate_format::{Decoder, Level, PageEncoding, PageSize, Txid, crc64, page_checksum};
 
 use crate::clock::SharedClock;
 use crate::disk::SharedDisk;
@@ -77,6 +77,28 @@ pub(crate) enum Backlog {
     Bytes(u64),
     /// The database has to be looked at closely.
     Unknown,
+}
+
+/// How everything is captured anew.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StartOver {
+    /// The last id that is taken.
+    pub(crate) after: Txid,
+    /// Why.
+    pub(crate) reason: RebaseReason,
+    /// The image must be a snapshot: the store has no chain that it could continue.
+    pub(crate) snapshot: bool,
+    /// What the store was found to hold, if that is what has changed.
+    pub(crate) basis: Option<Basis>,
+}
+
+/// What an image continues.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Basis {
+    /// The last object.
+    pub(crate) object: Option<ShippedRecord>,
+    /// The page size there, if it was looked at.
+    pub(crate) page_size: Option<PageSize>,
 }
 
 /// The capture engine of one database.
@@ -154,14 +176,24 @@ impl Capture {
         self.position.txid = self.ledger.durable();
         self.position.commit = self.ledger.pages();
         let files: Vec<SpoolFile> = self.spool().pending(Txid::ZERO).cloned().collect();
+        let shipped = self.shipped.map_or(Txid::ZERO, |shipped| shipped.txid());
         for file in files {
             let covered = file.txids.max() <= self.ledger.durable();
             let fits = covered || file.txids.extends(self.position.txid);
             let replayed = if fits { self.replay(&file, covered) } else { Err(Error::internal("a gap in the spool")) };
             if let Err(error) = replayed {
+                if covered && file.txids.max() <= shipped {
+                    // It is neither needed here nor there; it goes with the next that are released.
+                    tracing::debug!(%error, txids = %file.txids, "spool file is damaged, but had arrived");
+                    continue;
+                }
                 tracing::warn!(%error, txids = %file.txids, "spool file is damaged, comparing with the database");
                 return self.cut(&file);
             }
+        }
+        if shipped > self.position.txid {
+            tracing::warn!(%shipped, "the spool has lost what had arrived, comparing with the database");
+            return self.unknown_after(shipped);
         }
         if record.txid == self.position.txid.0 && record.commit == self.position.commit {
             self.position.mark =
@@ -174,6 +206,11 @@ impl Capture {
     fn cut(&mut self, damaged: &SpoolFile) -> Result<()> {
         let snapshot = damaged.level == Level::SNAPSHOT;
         let good = if snapshot { damaged.txids.max().prev() } else { damaged.txids.min().prev() };
+        let shipped = self.shipped.map_or(Txid::ZERO, |shipped| shipped.txid());
+        if shipped > good {
+            // The store has it, under that id.
+            return self.unknown_after(shipped);
+        }
         self.spool().discard_after(good)?;
         if self.ledger.durable() > good {
             self.ledger.reset()?;
@@ -184,12 +221,21 @@ impl Capture {
         Ok(())
     }
 
+    /// Goes on after a capture that the store has, without knowing what the pages were.
+    fn unknown_after(&mut self, shipped: Txid) -> Result<()> {
+        self.spool().discard_after(Txid::ZERO)?;
+        self.ledger.reset()?;
+        self.position.txid = shipped;
+        self.position.due = Some(RebaseReason::SpoolDamaged);
+        Ok(())
+    }
+
     /// Reads a spool file whole; unless the ledger covers it, brings the ledger from before it to after it.
     fn replay(&mut self, file: &SpoolFile, covered: bool) -> Result<()> {
         let wrong =
             |e: &dyn std::fmt::Display| Error::new(ErrorKind::Corrupt, format!("spool file {}: {e}", file.txids));
-        let reader = self.spool().read(file)?;
-        let mut decoder = Decoder::new(reader).map_err(|e| wrong(&e))?;
+        let mut reader = self.spool().read(file)?;
+        let mut decoder = Decoder::new(&mut reader).map_err(|e| wrong(&e))?;
         let header = *decoder.header();
         let known_size = covered || Some(header.page_size) == self.ledger.page_size();
         if !known_size || header.txids != file.txids {
@@ -203,6 +249,8 @@ impl Capture {
             }
         }
         decoder.finish().map_err(|e| wrong(&e))?;
+        std::io::copy(&mut reader, &mut std::io::sink()).map_err(|e| wrong(&e))?;
+        self.spool().learn(file.txids, reader.crc());
         if covered {
             return Ok(());
         }
@@ -227,19 +275,30 @@ impl Capture {
 
     /// What this host remembers of the chain.
     pub(crate) fn chain(&self) -> LocalChain {
-        let spooled: Vec<TxidRange> = self.spool().pending(Txid::ZERO).map(|file| file.txids).collect();
+        let spooled: Vec<SpoolFile> = self.spool().pending(Txid::ZERO).cloned().collect();
         LocalChain { newest: self.position.txid, spooled, shipped: self.shipped }
     }
 
-    /// Starts over with a full image after `after`. What is spooled and not shipped is in the database too.
-    pub(crate) fn start_over(&mut self, after: Txid, reason: RebaseReason, snapshot: bool) -> Result<()> {
+    /// Notes which object of the store this chain stands on.
+    pub(crate) fn stand_on(&mut self, object: Option<ShippedRecord>) -> Result<()> {
+        self.shipped = object;
+        self.record()
+    }
+
+    /// Has everything captured anew. What is spooled and not shipped is in the database too.
+    pub(crate) fn start_over(&mut self, over: StartOver) -> Result<()> {
         self.spool().discard_after(Txid::ZERO)?;
         self.ledger.reset()?;
-        self.position.txid = after;
+        self.state.reopen_if_gone()?;
+        self.position.txid = over.after;
         self.position.mark = None;
-        self.position.due = Some(reason);
-        self.snapshot_due = snapshot;
-        Ok(())
+        self.position.due = Some(over.reason);
+        self.snapshot_due = over.snapshot;
+        if let Some(basis) = over.basis {
+            self.shipped = basis.object;
+            self.position.page_size = basis.page_size.or(self.position.page_size);
+        }
+        self.record()
     }
 
     /// Captures what was committed, as far as one file goes.
@@ -379,6 +438,11 @@ impl Capture {
     fn sweep(&mut self) -> Result<()> {
         let shipped = self.shipped.map_or(Txid::ZERO, |shipped| shipped.txid());
         let covered = shipped.min(self.ledger.durable());
+        let releases = self.spool().pending(Txid::ZERO).any(|file| file.txids.max() <= covered);
+        if releases {
+            // A file that the store has can prove that what is there is ours; without it only the record can.
+            self.state.sync()?;
+        }
         self.spool().release(covered)
     }
 

@@ -5,22 +5,23 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use replicate_format::Txid;
+use replicate_format::{Level, PageSize, Txid};
 
 use super::hostlock::HostLock;
 use super::schedule::is_final;
 use super::shared::{Part, Shared};
-use crate::capture::{Capture, CaptureConfig, Watch};
+use crate::capture::{Basis, Capture, CaptureConfig, StartOver, Watch};
 use crate::clock::SharedClock;
 use crate::config::Config;
 use crate::disk::SharedDisk;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, RebaseReason, State};
 use crate::exec::Blocking;
-use crate::ship::{Backoff, Reconciled, RemoteChain, reconcile, ship_file};
+use crate::restore::is_restorable;
+use crate::ship::{Backoff, Reconciled, RemoteChain, holds, reconcile, ship_file};
 use crate::spool::{Spool, SpoolFile, state_folder};
 use crate::sqlite::{self, Attach};
-use crate::store::LtxStore;
+use crate::store::{LtxInfo, LtxStore};
 
 /// How often a stand-by asks for the lock.
 const STANDBY_POLL: Duration = Duration::from_millis(500);
@@ -217,9 +218,9 @@ impl Member {
         loop {
             let next = work.spool(|spool| {
                 let next = spool.pending(watermark).next().cloned();
-                next.map(|file| (spool.body(&file), file))
+                next.map(|file| (spool.check(&file), spool.body(&file), file))
             });
-            let Some((body, file)) = next else {
+            let Some((check, body, file)) = next else {
                 if self.shared.is_drained() {
                     self.shared.set_shipped();
                     return Ok(());
@@ -228,7 +229,12 @@ impl Member {
                 continue;
             };
             let seen = self.shared.requested();
-            match ship_file(&self.store, &file, body).await {
+            // Nothing is put before all of it was seen to be what was captured: a part cannot tell.
+            let shipped = match self.env.blocking.run(check).await {
+                Ok(()) => ship_file(&self.store, &file, body).await,
+                Err(error) => Err(error),
+            };
+            match shipped {
                 Ok(()) => {
                     backoff.reset();
                     watermark = file.txids.max();
@@ -237,7 +243,10 @@ impl Member {
                 Err(error) if error.kind() == ErrorKind::Diverged => return Err(error),
                 Err(error) if error.kind() == ErrorKind::Corrupt => {
                     self.shared.failed(Part::Ship, &error, Duration::ZERO);
-                    self.start_over(work, watermark, RebaseReason::SpoolDamaged, false, &mut backoff).await?;
+                    let snapshot = file.level == Level::SNAPSHOT;
+                    let reason = RebaseReason::SpoolDamaged;
+                    let over = StartOver { after: watermark, reason, snapshot, basis: None };
+                    self.start_over(work, over, &mut backoff).await?;
                 }
                 Err(error) => self.pause(&error, &mut backoff, seen).await,
             }
@@ -272,14 +281,12 @@ impl Member {
     async fn start_over(
         &self,
         work: &Work,
-        after: Txid,
-        reason: RebaseReason,
-        snapshot: bool,
+        over: StartOver,
         backoff: &mut Backoff,
     ) -> Result<()> {
         loop {
             let seen = self.shared.requested();
-            match self.try_start_over(work, after, reason, snapshot).await {
+            match self.try_start_over(work, over).await {
                 Ok(()) => break,
                 Err(error) if is_final(&error) => return Err(error),
                 Err(error) => self.pause(&error, backoff, seen).await,
@@ -290,14 +297,14 @@ impl Member {
     }
 
     /// No request that was served before counts any more.
-    async fn try_start_over(&self, work: &Work, after: Txid, reason: RebaseReason, snapshot: bool) -> Result<()> {
+    async fn try_start_over(&self, work: &Work, over: StartOver) -> Result<()> {
         self.shared.unserve();
         let shared = self.shared.clone();
         work.capture(self.env.blocking, move |capture| {
-            let started = capture.start_over(after, reason, snapshot);
+            let started = capture.start_over(over);
             // A step that was under way may have served a request from what is gone now.
             shared.unserve();
-            shared.set_local(after, 0);
+            shared.set_local(over.after, 0);
             started
         })
         .await
@@ -305,20 +312,34 @@ impl Member {
 
     /// Compares what this host remembers with what the store holds, as often as it takes to get an answer.
     async fn reconcile(&self, work: &Work, backoff: &mut Backoff) -> Result<Txid> {
-        let remote = loop {
+        let (remote, decided, page_size) = loop {
             let seen = self.shared.requested();
-            match self.store.list_all().await {
-                Ok(files) => break RemoteChain::of(&files),
+            match self.compare(work).await {
+                Ok(compared) => break compared,
+                Err(error) if error.kind() == ErrorKind::Diverged => return Err(error),
                 Err(error) => self.pause(&error, backoff, seen).await,
             }
         };
         backoff.reset();
         self.shared.works(Part::Ship);
-        let local = work.capture(self.env.blocking, |capture| capture.chain()).await;
-        let watermark = match reconcile(&local, &remote)? {
-            Reconciled::Continue { watermark } => watermark,
+        let end = remote.end();
+        let watermark = match decided {
+            Reconciled::Continue { watermark, .. } => {
+                loop {
+                    let seen = self.shared.requested();
+                    match work.capture(self.env.blocking, move |capture| capture.stand_on(end)).await {
+                        Ok(()) => break,
+                        Err(error) if is_final(&error) => return Err(error),
+                        Err(error) => self.pause(&error, backoff, seen).await,
+                    }
+                }
+                self.shared.works(Part::Ship);
+                watermark
+            }
             Reconciled::StartOver { after, reason, snapshot } => {
-                self.start_over(work, after, reason, snapshot, backoff).await?;
+                let basis = Basis { object: end.filter(|_| after == remote.newest), page_size };
+                let over = StartOver { after, reason, snapshot, basis: Some(basis) };
+                self.start_over(work, over, backoff).await?;
                 after
             }
         };
@@ -327,5 +348,58 @@ impl Member {
         self.shared.set_reconciled();
         self.shared.capture.notify_one();
         Ok(watermark)
+    }
+
+    /// One try of that: what is there, how to go on, and the page size there if an image is to continue it.
+    async fn compare(&self, work: &Work) -> Result<(RemoteChain, Reconciled, Option<PageSize>)> {
+        let mut files = self.store.list_all().await?;
+        if !is_restorable(&files) {
+            // They may have been merged and removed while they were listed.
+            files = self.store.list_all().await?;
+        }
+        let remote = RemoteChain::of(&files, is_restorable(&files));
+        if !remote.whole {
+            tracing::error!(replica = self.store.location(), "files are missing in the replica, storing a snapshot");
+        }
+        let local = work.capture(self.env.blocking, |capture| capture.chain()).await;
+        let mut decided = reconcile(&local, &remote)?;
+        if let Reconciled::Continue { prove, .. } = &decided
+            && !self.are_ours(work, &files, prove).await?
+        {
+            decided = remote.foreign();
+        }
+        let mut page_size = None;
+        if let Reconciled::StartOver { snapshot: snapshot @ false, .. } = &mut decided
+            && let Some(end) = files.iter().max_by_key(|file| file.txids.max())
+        {
+            match self.store.header(end).await {
+                Ok(header) => page_size = Some(header.page_size),
+                Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Keys) => *snapshot = true,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((remote, decided, page_size))
+    }
+
+    /// Whether the store holds these files of the spool, byte for byte.
+    async fn are_ours(&self, work: &Work, there: &[LtxInfo], prove: &[SpoolFile]) -> Result<bool> {
+        for file in prove {
+            let there = there.iter().find(|there| (there.level, there.txids) == (file.level, file.txids));
+            let body = work.spool(|spool| spool.body(file));
+            let ours = match there {
+                Some(there) => holds(&self.store, there.key(), file, body).await,
+                None => Ok(false),
+            };
+            match ours {
+                Ok(true) => {}
+                // A file that cannot be read proves nothing.
+                Err(error) if error.kind() != ErrorKind::Corrupt => return Err(error),
+                Ok(false) | Err(_) => {
+                    tracing::warn!(txids = %file.txids, "the replica holds another file than the spool");
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
     }
 }

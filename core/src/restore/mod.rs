@@ -29,6 +29,7 @@ use replicate_format::Txid;
 use crate::clock::Timestamp;
 
 pub(crate) use self::ensure::ensure_exists;
+pub(crate) use self::plan::is_restorable;
 pub(crate) use self::run::{RestoreEnv, run};
 
 /// Which state to restore.

@@ -67,6 +67,11 @@ pub(crate) fn plan(files: &[LtxInfo], target: PlanTarget) -> Result<Plan> {
     Ok(Plan { files, txid })
 }
 
+/// Whether the newest state can be restored; true if there is none.
+pub(crate) fn is_restorable(files: &[LtxInfo]) -> bool {
+    files.is_empty() || plan(files, PlanTarget::Latest).is_ok()
+}
+
 /// An id that can be restored, and the file that ends there.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Reachable {

@@ -26,11 +26,18 @@ pub(crate) async fn ship_file(store: &LtxStore, file: &SpoolFile, body: Body) ->
             ErrorKind::Unavailable,
             format!("the store kept {size} bytes of {} txids={}", file.size, file.txids),
         )),
-        PutOutcome::Exists(key) => prove_same(store, &key, file, body).await,
+        PutOutcome::Exists(key) if holds(store, &key, file, body).await? => Ok(()),
+        PutOutcome::Exists(_) => {
+            let (txids, replica) = (file.txids, store.location());
+            Err(another_writer(format!(
+                "another writer has stored different data under the same name txids={txids} replica={replica}"
+            )))
+        }
     }
 }
 
-async fn prove_same(store: &LtxStore, key: &ObjectKey, file: &SpoolFile, body: Body) -> Result<()> {
+/// Whether the object is this file, byte for byte.
+pub(crate) async fn holds(store: &LtxStore, key: &ObjectKey, file: &SpoolFile, body: Body) -> Result<bool> {
     let mut offset = 0;
     loop {
         // One byte more than ours, to see an object that is longer.
@@ -39,15 +46,12 @@ async fn prove_same(store: &LtxStore, key: &ObjectKey, file: &SpoolFile, body: B
         let theirs = store.get_key(key, Some(offset..beyond)).await.map_err(Error::from)?;
         let ours = body.read(offset..end).await?;
         if theirs != ours {
-            let (txids, replica) = (file.txids, store.location());
-            return Err(another_writer(format!(
-                "another writer has stored different data under the same name txids={txids} replica={replica}"
-            )));
+            return Ok(false);
         }
         offset = end;
         if offset == file.size {
             tracing::debug!(%key, "object was there already, and is ours");
-            return Ok(());
+            return Ok(true);
         }
     }
 }

@@ -3,27 +3,54 @@
 use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use replicate_format::crc64;
+use replicate_format::{Crc64, crc64};
 
-use crate::blob::{Body, BodySource};
+use crate::blob::BodySource;
 use crate::disk::{DiskFile, SharedDisk};
 use crate::error::{Error, ErrorKind, Result};
 
-/// The body of a spool file. Reads block for the time of a local read: a few megabytes at most.
-pub(super) fn of_file(disk: SharedDisk, path: PathBuf, size: u64, crc: Option<u64>) -> Body {
-    Arc::new(FileBody { disk, path, size, crc })
+/// Bytes read at a time to see whether a file is intact.
+const PIECE: usize = 256 * 1024;
+
+/// A spool file, for a put. Reads block for the time of a local read: a few megabytes at most.
+#[derive(Clone, Debug)]
+pub(super) struct FileBody {
+    pub(super) disk: SharedDisk,
+    pub(super) path: PathBuf,
+    pub(super) size: u64,
+    pub(super) crc: Option<u64>,
 }
 
-#[derive(Debug)]
-struct FileBody {
-    disk: SharedDisk,
-    path: PathBuf,
-    size: u64,
-    crc: Option<u64>,
+impl FileBody {
+    fn open(&self) -> Result<Box<dyn DiskFile>> {
+        self.disk.open(&self.path).map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => self.damaged("is missing"),
+            _ => Error::disk("read spool file", &self.path, e),
+        })
+    }
+
+    fn damaged(&self, how: &str) -> Error {
+        Error::new(ErrorKind::Corrupt, format!("spool file {how} path={}", self.path.display()))
+    }
+
+    /// Reads all of it. `Corrupt` if it is not what was written. Blocks.
+    pub(super) fn check(&self) -> Result<()> {
+        let file = self.open()?;
+        let (mut crc, mut offset, mut piece) = (Crc64::new(), 0, vec![0; PIECE]);
+        loop {
+            let read = file.read_at(offset, &mut piece).map_err(|e| Error::disk("read spool file", &self.path, e))?;
+            if read == 0 {
+                break;
+            }
+            crc.update(&piece[..read]);
+            offset += read as u64;
+        }
+        let rotten = self.crc.is_some_and(|expected| crc.value() != expected);
+        if offset != self.size || rotten { Err(self.damaged("is damaged")) } else { Ok(()) }
+    }
 }
 
 #[async_trait]
@@ -33,32 +60,36 @@ impl BodySource for FileBody {
     }
 
     async fn read(&self, range: Range<u64>) -> Result<Bytes> {
-        let wrap = |e| Error::disk("read spool file", &self.path, e);
-        let file = self.disk.open(&self.path).map_err(wrap)?;
         let len = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX);
         let mut bytes = vec![0; len];
-        let read = file.read_at(range.start, &mut bytes).map_err(wrap)?;
+        let read = self.open()?.read_at(range.start, &mut bytes);
+        let read = read.map_err(|e| Error::disk("read spool file", &self.path, e))?;
         let whole = range.start == 0 && range.end == self.size;
         let rotten = whole && self.crc.is_some_and(|crc| crc64(&bytes) != crc);
         if read < len || rotten {
-            let message = format!("spool file is damaged path={}", self.path.display());
-            return Err(Error::new(ErrorKind::Corrupt, message));
+            return Err(self.damaged("is damaged"));
         }
         Ok(bytes.into())
     }
 }
 
 /// A file as a stream.
-pub(super) struct Reader {
+pub(crate) struct Reader {
     file: Box<dyn DiskFile>,
     offset: u64,
     buffer: Vec<u8>,
     used: usize,
+    crc: Crc64,
 }
 
 impl Reader {
     pub(super) fn new(file: Box<dyn DiskFile>) -> Self {
-        Self { file, offset: 0, buffer: Vec::new(), used: 0 }
+        Self { file, offset: 0, buffer: Vec::new(), used: 0, crc: Crc64::new() }
+    }
+
+    /// CRC-64 of what has been read from the file so far: of all of it once a read has given nothing.
+    pub(crate) fn crc(&self) -> u64 {
+        self.crc.value()
     }
 }
 
@@ -68,6 +99,7 @@ impl io::Read for Reader {
             self.buffer.resize(256 * 1024, 0);
             let read = self.file.read_at(self.offset, &mut self.buffer)?;
             self.buffer.truncate(read);
+            self.crc.update(&self.buffer);
             self.offset += read as u64;
             self.used = 0;
         }

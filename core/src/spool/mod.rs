@@ -22,6 +22,7 @@ pub(crate) mod state;
 mod writer;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use replicate_format::{Level, Txid, TxidRange, ltx_file_name, parse_ltx_file_name};
 
@@ -30,6 +31,7 @@ use crate::clock::Timestamp;
 use crate::disk::SharedDisk;
 use crate::error::{Error, Result};
 
+use self::body::{FileBody, Reader};
 use self::state::ShippedRecord;
 pub(crate) use self::writer::SpoolWriter;
 
@@ -54,8 +56,8 @@ pub(crate) struct LocalChain {
     /// The last capture; zero if nothing is remembered.
     pub(crate) newest: Txid,
     /// The captures in the spool, in order.
-    pub(crate) spooled: Vec<TxidRange>,
-    /// The last object that the store has acknowledged.
+    pub(crate) spooled: Vec<SpoolFile>,
+    /// The last object of the store that is known to belong to this chain: acknowledged, or compared.
     pub(crate) shipped: Option<ShippedRecord>,
 }
 
@@ -148,14 +150,30 @@ impl Spool {
 
     /// The body of a file, for a put.
     pub(crate) fn body(&self, file: &SpoolFile) -> Body {
-        body::of_file(self.disk.clone(), self.path(file.level, file.txids), file.size, file.crc)
+        Arc::new(self.file(file))
+    }
+
+    /// What reads a whole file and says whether it is still what was written: `Corrupt` if not. It blocks.
+    pub(crate) fn check(&self, file: &SpoolFile) -> impl FnOnce() -> Result<()> + Send + use<> {
+        let file = self.file(file);
+        move || file.check()
+    }
+
+    fn file(&self, file: &SpoolFile) -> FileBody {
+        let path = self.path(file.level, file.txids);
+        FileBody { disk: self.disk.clone(), path, size: file.size, crc: file.crc }
+    }
+
+    /// Notes the checksum of a file that was found at the start and read since.
+    pub(crate) fn learn(&mut self, txids: TxidRange, crc: u64) {
+        self.files.iter_mut().filter(|file| file.txids == txids).for_each(|file| file.crc = Some(crc));
     }
 
     /// Opens a file for reading.
-    pub(crate) fn read(&self, file: &SpoolFile) -> Result<impl std::io::Read + use<>> {
+    pub(crate) fn read(&self, file: &SpoolFile) -> Result<Reader> {
         let path = self.path(file.level, file.txids);
         let opened = self.disk.open(&path).map_err(|e| Error::disk("read spool", &path, e))?;
-        Ok(body::Reader::new(opened))
+        Ok(Reader::new(opened))
     }
 
     /// Removes the files up to a capture.

@@ -1,7 +1,7 @@
 //! The state record: where the last capture ended.
 //!
-//! Two slots of one file, written in turn without waiting for the disk; each carries a sequence number and a
-//! checksum, the newest whole one counts. A record that is lost or old costs a comparison with the ledger,
+//! Two slots of one file, written in turn without waiting for the disk (except before files go that say the same);
+//! each carries a sequence number and a checksum, the newest whole one counts. A record that is lost or old costs a comparison with the ledger,
 //! never correctness, because a capture that the record does not know is one whose place in the WAL is
 //! unknown.
 
@@ -73,6 +73,7 @@ impl ShippedRecord {
 /// The file.
 #[derive(Debug)]
 pub(crate) struct StateFile {
+    disk: SharedDisk,
     path: PathBuf,
     file: Box<dyn DiskFile>,
     sequence: u64,
@@ -98,7 +99,7 @@ impl StateFile {
         }
         let newest = slots.into_iter().max_by_key(|slot| slot.sequence);
         let sequence = newest.as_ref().map_or(0, |slot| slot.sequence);
-        Ok((Self { path, file, sequence }, newest.map(|slot| slot.record)))
+        Ok((Self { disk: disk.clone(), path, file, sequence }, newest.map(|slot| slot.record)))
     }
 
     /// Records.
@@ -107,6 +108,23 @@ impl StateFile {
         let bytes = encode(&Slot { sequence: self.sequence, record: record.clone() })?;
         let offset = (self.sequence % 2) * SLOT as u64;
         self.file.write_at(offset, &bytes).map_err(|e| Error::disk("write state", &self.path, e))
+    }
+
+    /// Makes the file again if somebody has removed it, and the folder.
+    pub(crate) fn reopen_if_gone(&mut self) -> Result<()> {
+        let reopen = |this: &mut Self| {
+            if this.disk.stat(&this.path)?.is_none() {
+                this.disk.create_dir_all(this.path.parent().unwrap_or(Path::new(".")))?;
+                this.file = this.disk.open_rw(&this.path)?;
+            }
+            Ok(())
+        };
+        reopen(self).map_err(|e| Error::disk("open state", &self.path, e))
+    }
+
+    /// Returns when what was recorded is on the disk.
+    pub(crate) fn sync(&self) -> Result<()> {
+        self.file.sync().map_err(|e| Error::disk("write state", &self.path, e))
     }
 }
 

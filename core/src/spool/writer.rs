@@ -25,7 +25,14 @@ pub(crate) struct SpoolWriter {
 impl SpoolWriter {
     pub(super) fn create(disk: SharedDisk, path: PathBuf) -> Result<Self> {
         let temporary = temporary_name(&path);
-        let file = disk.create(&temporary).map_err(|e| Error::disk("create spool file", &temporary, e))?;
+        let file = match disk.create(&temporary) {
+            // Somebody has removed the folder.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                disk.create_dir_all(path.parent().unwrap_or(Path::new("."))).and_then(|()| disk.create(&temporary))
+            }
+            other => other,
+        };
+        let file = file.map_err(|e| Error::disk("create spool file", &temporary, e))?;
         Ok(Self { disk, path, file: Some(file), buffer: Vec::with_capacity(BUFFER), written: 0, crc: Crc64::new() })
     }
 

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use replicate::{Config, ConfigKey, Handle, Options};
+use replicate::{Cancel, Config, ConfigKey, Handle, Options, RestoreOptions};
 use replicate_format::{Decoder, parse_ltx_file_name};
 use rusqlite::{Connection, backup};
 
@@ -101,6 +101,26 @@ impl Lab {
         let check: String = copy.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
         assert_eq!(check, "ok");
         assert_same_pages(source, &copy);
+    }
+
+    /// Checks that a restore brings back the database that a reader of the source sees now.
+    pub fn assert_restores_by_call(&self, source: &Connection) {
+        let copy = tempfile::tempdir().unwrap();
+        let options = RestoreOptions::new(copy.path().join("restored.db"));
+        replicate::restore(&options, &self.config(), &Cancel::new(), &mut |_| ()).unwrap();
+        assert_same_pages(source, &Connection::open(&options.output).unwrap());
+    }
+
+    /// Makes the replica unreachable: a file lies where its folder was.
+    pub fn take_replica_away(&self) {
+        std::fs::rename(&self.replica, self.folder.path().join("aside")).unwrap();
+        std::fs::write(&self.replica, b"").unwrap();
+    }
+
+    /// Brings it back.
+    pub fn bring_replica_back(&self) {
+        std::fs::remove_file(&self.replica).unwrap();
+        std::fs::rename(self.folder.path().join("aside"), &self.replica).unwrap();
     }
 
     pub fn count(&self, level: &str) -> usize {
