@@ -8,8 +8,13 @@ pub mod config;
 pub mod disk;
 pub mod error;
 pub mod event;
+#[cfg(feature = "testing")]
+pub mod simulation;
 pub mod sqlite;
 pub mod store;
+
+#[macro_use]
+mod mutant;
 
 mod auto;
 mod capture;
