@@ -2,6 +2,9 @@
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_macros))]
 
+#[macro_use]
+mod mutant;
+
 pub mod blob;
 pub mod clock;
 pub mod config;
@@ -12,9 +15,6 @@ pub mod event;
 pub mod simulation;
 pub mod sqlite;
 pub mod store;
-
-#[macro_use]
-mod mutant;
 
 mod auto;
 mod capture;

@@ -339,6 +339,7 @@ impl Capture {
         let captured = self.capture(door);
         match &captured {
             Ok((_, view)) if self.position.mark == Some(WalMark::end_of(view)) => door.unpin_older()?,
+            _ if mutant!(UncapturedReleased) => door.unpin_older()?,
             _ => door.unpin_newer()?,
         }
         captured
@@ -401,7 +402,7 @@ impl Capture {
 
     fn detach(&mut self) {
         self.door = None;
-        self.position.unbroken = false;
+        self.position.unbroken = self.position.unbroken && mutant!(BreakForgotten);
     }
 
     /// Notes where the last capture ended.
@@ -437,7 +438,7 @@ impl Capture {
 
     fn sweep(&mut self) -> Result<()> {
         let shipped = self.shipped.map_or(Txid::ZERO, |shipped| shipped.txid());
-        let covered = shipped.min(self.ledger.durable());
+        let covered = if mutant!(SpoolDeletedEarly) { self.position.txid } else { shipped.min(self.ledger.durable()) };
         let releases = self.spool().pending(Txid::ZERO).any(|file| file.txids.max() <= covered);
         if releases {
             // A file that the store has can prove that what is there is ours; without it only the record can.

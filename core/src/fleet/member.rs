@@ -217,7 +217,8 @@ impl Member {
         let mut watermark = self.reconcile(work, &mut backoff).await?;
         loop {
             let next = work.spool(|spool| {
-                let next = spool.pending(watermark).next().cloned();
+                let mut waiting = spool.pending(watermark);
+                let next = if mutant!(ShippedOutOfOrder) { waiting.last() } else { waiting.next() }.cloned();
                 next.map(|file| (spool.check(&file), spool.body(&file), file))
             });
             let Some((check, body, file)) = next else {
@@ -229,6 +230,9 @@ impl Member {
                 continue;
             };
             let seen = self.shared.requested();
+            if mutant!(AcknowledgedEarly) {
+                self.shared.set_remote(file.txids.max(), 0, None);
+            }
             // Nothing is put before all of it was seen to be what was captured: a part cannot tell.
             let shipped = match self.env.blocking.run(check).await {
                 Ok(()) => ship_file(&self.store, &file, body).await,

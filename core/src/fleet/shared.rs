@@ -508,7 +508,7 @@ impl Shared {
             let status = Self::status_of(inner);
             // Not what is believed of the database, but that a capture begun after the call has arrived.
             let asked = inner.stop_by.is_some() && Self::has_arrived(inner, inner.stop_request);
-            let flushed = error.is_none() && asked && !inner.dirty;
+            let flushed = error.is_none() && asked && !inner.dirty || mutant!(StopFlushedAlways);
             let (local_txid, remote_txid) = (status.local_txid, status.remote_txid);
             let error = error.or_else(|| if flushed { None } else { status.last_error });
             inner.report = Some(StopReport { flushed, local_txid, remote_txid, error });

@@ -50,11 +50,14 @@ impl SpoolWriter {
     pub(super) fn publish(mut self) -> Result<(u64, u64)> {
         let publish = |this: &mut Self| {
             this.drain()?;
-            if let Some(file) = &this.file {
+            if let (Some(file), false) = (&this.file, mutant!(FileSyncMissing)) {
                 file.sync()?;
             }
             this.disk.rename(&temporary_name(&this.path), &this.path)?;
             this.file = None;
+            if mutant!(FolderSyncMissing) {
+                return Ok(());
+            }
             this.disk.sync_dir(this.path.parent().unwrap_or(Path::new(".")))
         };
         publish(&mut self).map_err(|e| Error::disk("write spool file", &self.path, e))?;

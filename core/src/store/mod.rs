@@ -95,7 +95,8 @@ impl LtxStore {
     /// Stores a file under its name, which must be free. An object that is there already is left as it is.
     pub async fn put(&self, level: Level, txids: TxidRange, body: Body, created: Timestamp) -> Result<PutOutcome> {
         let key = self.layout.key(level, txids)?;
-        let options = PutOptions { mode: PutMode::Create, created };
+        let mode = if mutant!(PutUnconditional) { PutMode::Overwrite } else { PutMode::Create };
+        let options = PutOptions { mode, created };
         match self.blob.put(&key, body, options).await {
             Ok(meta) => Ok(PutOutcome::Stored { size: meta.size }),
             Err(BlobError::AlreadyExists { .. }) => Ok(PutOutcome::Exists(key)),

@@ -147,6 +147,16 @@ impl Files {
         files.map(|(path, _)| path.clone()).collect()
     }
 
+    /// Whether a loss of power cannot harm a file: its content and its name are synced.
+    pub fn is_durable(&self, path: &str) -> bool {
+        match (self.names.get(path), self.durable.get(path)) {
+            (Some(Node::File(file)), Some(durable)) => {
+                *durable == Node::File(*file) && self.contents[*file].0.is_synced()
+            }
+            _ => false,
+        }
+    }
+
     /// Turns over a bit of a file.
     pub fn rot(&mut self, path: &str, rng: &mut Rng) -> Option<usize> {
         match self.names.get(path) {

@@ -11,6 +11,7 @@ mod clock;
 mod db;
 mod disk;
 mod door;
+pub mod many;
 mod oracle;
 mod rng;
 mod run;

@@ -9,6 +9,7 @@
 //! | I6 a delta only with a proof of continuity | by I2: a delta on a wrong base is no committed state |
 //! | I7 nothing is deleted | the store, at each delete (there is no retention yet) |
 //! | I8 success implies that it arrived | [`Oracle::acknowledged`], after each time the engine ran |
+//! | I14 what is captured is safe on this host | each file of the spool, when the engine tells of it |
 //! | I9 no write lock is kept | when the engine waits; that it never restarts nor truncates follows from its door, which cannot |
 //! | I10 the read lock is never lost unnoticed | when the engine waits it holds exactly one read transaction if it is attached |
 //! | I14 the spool is bounded | when the engine waits |

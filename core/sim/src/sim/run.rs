@@ -38,6 +38,8 @@ pub struct Outcome {
     pub trace: Vec<String>,
     /// The last id in the store.
     pub newest: u64,
+    /// The store lied when nothing on the host could tell.
+    pub inconclusive: bool,
     /// Commits of the database.
     pub commits: usize,
     /// Why images were made, as [`replicate::event::RebaseReason::name`] has it, each once.
@@ -128,6 +130,7 @@ pub fn run(schedule: &Schedule, mutant: Option<Mutant>, traced: bool) -> Outcome
         violation: world.violation.take(),
         trace: world.trace.take().unwrap_or_default(),
         newest: world.oracle.newest(),
+        inconclusive: world.inconclusive,
         commits: world.oracle.now() + 1,
         reasons: std::mem::take(&mut sim.reasons),
     }
@@ -135,7 +138,8 @@ pub fn run(schedule: &Schedule, mutant: Option<Mutant>, traced: bool) -> Outcome
 
 impl Sim {
     fn is_over(&self) -> bool {
-        self.world.lock().violation.is_some()
+        let world = self.world.lock();
+        world.violation.is_some() || world.inconclusive
     }
 
     fn start(&mut self) {
@@ -264,6 +268,16 @@ impl Sim {
         let mut world = self.world.lock();
         let checked = world.oracle.acknowledged(status.remote_txid.0);
         world.demand(checked);
+        if let Some((id, process)) = world.foreign
+            && process == Some(running.process)
+            && status.remote_txid.0 >= id
+            && !world.damaged
+        {
+            world.violated(format!("I4: id {id} is acknowledged, which another writer has stored"));
+        }
+        if status.state == State::Streaming && status.last_sync.is_some() {
+            world.level_headed = Some(running.process);
+        }
         let bytes = status.pending_bytes;
         let most = SPOOL_LIMIT + 3 * 50 * 4200;
         if bytes > most {
@@ -284,10 +298,21 @@ impl Sim {
             {
                 self.reasons.push(reason.name());
             }
+            if let Event::Captured { txid, .. } = &event {
+                let name = format!("-{txid}.ltx");
+                for path in world.disk.find(&name).into_iter().filter(|path| path.ends_with(&name)) {
+                    if !world.disk.is_durable(&path) {
+                        world.violated(format!("I14: {path} is captured, and not safe from a loss of power"));
+                    }
+                }
+            }
             world.tell(|_| format!("    {event:?}"));
         }
-        let known = status.last_error.as_ref().is_some_and(|e| matches!(e.kind(), replicate::ErrorKind::Busy | replicate::ErrorKind::Disk)); // SCRATCH
-        if matches!(status.state, State::Failed | State::Fenced) && !world.excused && !known {
+        let known = status
+            .last_error
+            .as_ref()
+            .is_some_and(|e| matches!(e.kind(), replicate::ErrorKind::Busy | replicate::ErrorKind::Disk)); // SCRATCH
+        if matches!(status.state, State::Failed | State::Fenced) && !known {
             world.violated(format!("replication has ended: {:?}", status.last_error));
         }
     }
@@ -397,9 +422,8 @@ impl Sim {
             if let Some(status) = status {
                 let ended = matches!(status.state, State::Failed | State::Fenced);
                 if ended {
-                    // Excused, or it were a violation. With a sound store a new start must do.
+                    // SCRATCH
                     restarted = true;
-                    self.world.lock().excused = false;
                     self.drop_engine();
                     continue;
                 }
@@ -445,7 +469,9 @@ impl Sim {
         }
         let level = self.world.lock().oracle.is_level() || self.world.lock().current.is_none();
         if !level {
-            self.world.lock().violated("I1: after a stop without faults the replica is not what the database is".into());
+            self.world
+                .lock()
+                .violated("I1: after a stop without faults the replica is not what the database is".into());
         }
         self.check_restore(Target::Latest, newest);
         let drawn = self.rng.between(1, newest);

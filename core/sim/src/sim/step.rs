@@ -110,6 +110,8 @@ pub enum What {
     Store { trouble: Trouble, percent: u8, millis: u32 },
     /// The wall clock jumps.
     Jump { millis: i32 },
+    /// Another writer stores an object under the next id.
+    Foreign,
     /// Somebody restores the newest state while all this goes on.
     Restore,
 }
@@ -314,6 +316,7 @@ fn store(rng: &mut Rng) -> What {
         0..=5 => What::Store { trouble, percent: rng.pick(&[10, 30, 70, 100]), millis: rng.between(20, 20_000) as u32 },
         6 => What::Kill,
         7 | 8 => What::Start,
+        _ if rng.percent(15) => What::Foreign,
         _ => What::Jump { millis: rng.between(0, 4_000_000) as i32 - 2_000_000 },
     }
 }

@@ -12,12 +12,13 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use replicate::blob::{BlobError, BlobResult, BlobStore, Body, Caps, ObjectKey, ObjectMeta, PutMode, PutOptions};
-use replicate::{Error, ErrorKind, Timestamp};
+use replicate::{Error, ErrorKind, Timestamp, Txid, TxidRange};
+use replicate_format::ltx_file_name;
 
 use super::clock::SimClock;
 use super::rng::Rng;
 use super::step::Trouble;
-use super::world::Shared;
+use super::world::{Shared, World};
 
 /// An object.
 #[derive(Clone, Debug)]
@@ -54,6 +55,23 @@ impl Objects {
         let Some(present) = self.troubles.iter().find(|present| present.trouble == trouble) else { return false };
         let percent = present.percent;
         self.rng.percent(percent)
+    }
+}
+
+impl World {
+    /// Another writer has the next id. What the judge knows of the replica ends here.
+    pub fn foreign_object(&mut self) {
+        let id = self.oracle.newest() + 1;
+        if self.foreign.is_some() || id == 1 {
+            return;
+        }
+        let folder = if self.store.s3 { "0000" } else { "ltx/0" };
+        let txids = TxidRange::single(Txid(id)).expect("not zero");
+        let key = format!("{folder}/{}", ltx_file_name(txids));
+        let (created, body) = (self.wall(), Bytes::from(vec![7; 300]));
+        let object = Object { body, created, modified: created, at: self.now() };
+        self.store.objects.insert(key, object);
+        self.foreign = Some((id, self.level_headed.filter(|process| Some(*process) == self.engine)));
     }
 }
 
@@ -174,11 +192,16 @@ impl SimStore {
         let rng = &mut world.store.rng;
         let age = Duration::from_millis(if stale { rng.between(1, 30_000) } else { 0 });
         let below = world.store.objects.range(prefix.to_owned()..).take_while(|(key, _)| key.starts_with(prefix));
-        let mut found: Vec<_> =
-            below.filter(|(_, object)| !stale || object.at + age <= now).map(|(key, object)| meta(key, object)).collect();
+        let mut found: Vec<_> = below
+            .clone()
+            .filter(|(_, object)| !stale || object.at + age <= now)
+            .map(|(key, object)| meta(key, object))
+            .collect();
         if short {
             found.truncate(rng.index(found.len() + 1));
         }
+        let lies = found.len() < below.count() && world.engine == Some(self.process);
+        world.lied |= lies;
         if broken {
             found.truncate(rng.index(found.len() + 1));
             found.push(Err(unavailable("the next page did not come")));
@@ -253,10 +276,7 @@ impl BlobStore for SimStore {
             (Ok(meta), Some(after)) => meta.key.as_str() > after.as_str(),
             _ => true,
         };
-        stream::once(items)
-            .flat_map(stream::iter)
-            .filter(move |item| std::future::ready(beyond(item)))
-            .boxed()
+        stream::once(items).flat_map(stream::iter).filter(move |item| std::future::ready(beyond(item))).boxed()
     }
 
     async fn delete(&self, keys: &[ObjectKey]) -> BlobResult<()> {

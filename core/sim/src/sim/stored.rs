@@ -39,6 +39,10 @@ impl Stored {
         &self.bytes
     }
 
+    pub fn is_synced(&self) -> bool {
+        self.dirty.is_empty()
+    }
+
     pub fn len(&self) -> usize {
         self.bytes.len()
     }

@@ -5,9 +5,9 @@ use std::time::Duration;
 use super::db::copy::Mode;
 use super::db::{Change, Database, Who};
 use super::rng::Rng;
-use super::step::{Place, Step, Trouble, What};
-use super::stored::Loss;
+use super::step::{Place, Step, What};
 use super::store::Present;
+use super::stored::Loss;
 use super::world::{Host, STATE, World, page_size};
 
 /// Databases stay small: what matters is the order of things.
@@ -64,13 +64,17 @@ impl World {
             }
             What::Kill => self.end_engine(),
             What::PowerLoss(loss) => self.lose_power(loss, rng),
-            What::RemoveState if self.engine.is_none() => self.disk.remove_tree(STATE),
+            What::RemoveState if self.engine.is_none() => {
+                self.damaged = true;
+                self.disk.remove_tree(STATE);
+            }
             What::SaveHost => {
                 let (files, disk) = (self.files.clone(), self.disk.clone());
                 self.saved = Some(Host { files, current: self.current, disk });
             }
             What::RevertHost if self.engine.is_none() => {
                 if let Some(saved) = self.saved.take() {
+                    self.damaged = true;
                     self.end_all();
                     (self.files, self.current, self.disk) = (saved.files, saved.current, saved.disk);
                     self.lose_power(Loss::None, rng);
@@ -90,10 +94,10 @@ impl World {
             }
             What::Rot(place) => self.rot(place, rng),
             What::Store { trouble, percent, millis: n } => {
-                self.excused |= matches!(trouble, Trouble::Stale | Trouble::Short);
                 let until = now + millis(n);
                 self.store.troubles.push(Present { trouble, percent: percent.into(), until });
             }
+            What::Foreign => self.foreign_object(),
             What::Jump { millis } => self.skew += i64::from(millis),
             other => self.take_on_database(other, rng),
         }
@@ -212,7 +216,10 @@ impl World {
         for database in &mut self.files {
             database.lose_power(loss, rng);
         }
-        self.disk.lose_power(loss, rng);
+        // The database and the engine's files may lie on disks of different manners.
+        let other = if rng.percent(50) { loss } else { Loss::draw(rng) };
+        self.damaged |= other != Loss::None;
+        self.disk.lose_power(other, rng);
         if let Some(file) = self.current {
             self.files[file].settle_state();
         }
@@ -228,6 +235,7 @@ impl World {
         if !found.is_empty() {
             let path = found[rng.index(found.len())].clone();
             let at = self.disk.rot(&path, rng);
+            self.damaged = true;
             self.tell(|_| format!("    {path} at {at:?}"));
         }
     }

@@ -79,8 +79,16 @@ pub struct World {
     pub violation: Option<String>,
     /// The WAL was written.
     pub rang: bool,
-    /// What the present store troubles and losses excuse.
-    pub excused: bool,
+    /// A listing that was made for the engine did not show all there is.
+    pub lied: bool,
+    /// What the engine knew on this host was lost in part or as a whole.
+    pub damaged: bool,
+    /// Another writer has stored this id, when this process was the engine.
+    pub foreign: Option<(u64, Option<u32>)>,
+    /// The process of the engine that knows how its chain and the one of the store go together.
+    pub level_headed: Option<u32>,
+    /// The engine cannot know better: what follows proves nothing.
+    pub inconclusive: bool,
     pub trace: Option<Vec<String>>,
 }
 
@@ -126,7 +134,11 @@ impl World {
             rng,
             violation: None,
             rang: false,
-            excused: false,
+            lied: false,
+            damaged: false,
+            foreign: None,
+            level_headed: None,
+            inconclusive: false,
             trace: traced.then(Vec::new),
         };
         Shared(Arc::new(Mutex::new(world)))
@@ -156,6 +168,11 @@ impl World {
 
     /// Notes that a promise was broken; the first one counts.
     pub fn violated(&mut self, what: String) {
+        // A listing that lies is caught by what the host remembers; without that nothing can catch it.
+        if self.lied && self.damaged || self.foreign.is_some() && !what.starts_with("I4") {
+            self.inconclusive = true;
+            return;
+        }
         self.tell(|_| format!("VIOLATION {what}"));
         self.violation.get_or_insert(what);
     }
@@ -169,6 +186,9 @@ impl World {
 
     /// An object is in the store.
     pub fn stored(&mut self, key: &str, body: &[u8]) {
+        if self.foreign.is_some() {
+            return;
+        }
         let checked = self.oracle.stored(key, body);
         self.tell(|w| format!("    stored {key} bytes={} is commit {:?}", body.len(), w.oracle.newest()));
         self.demand(checked);

@@ -11,9 +11,7 @@ pub mod state;
 
 use std::collections::BTreeMap;
 
-use replicate_format::{
-    FRAME_HEADER_LEN, FrameChain, FrameHeader, PageSize, Pgno, Salts, WAL_HEADER_LEN, WalHeader,
-};
+use replicate_format::{FRAME_HEADER_LEN, FrameChain, FrameHeader, PageSize, Pgno, Salts, WAL_HEADER_LEN, WalHeader};
 
 use self::copy::Copying;
 use self::state::{State, digest, head, page};
@@ -327,7 +325,8 @@ impl Database {
             let ends = if commit && i == last { change.size } else { 0 };
             self.frame(txn, pgno, ends, &content, rng);
         }
-        if commit && self.full_sync
+        if commit
+            && self.full_sync
             && let Some(wal) = &mut self.wal
         {
             wal.sync();
