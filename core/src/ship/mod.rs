@@ -37,7 +37,7 @@ pub(crate) async fn ship_file(store: &LtxStore, file: &SpoolFile, body: Body) ->
     }
 }
 
-/// Whether the object is this file, byte for byte.
+/// Whether the object is this file, byte for byte. A body that ends early proves nothing: an error to try again.
 pub(crate) async fn holds(store: &LtxStore, key: &ObjectKey, file: &SpoolFile, body: Body) -> Result<bool> {
     let mut offset = 0;
     loop {
@@ -47,6 +47,10 @@ pub(crate) async fn holds(store: &LtxStore, key: &ObjectKey, file: &SpoolFile, b
         let theirs = store.get_key(key, Some(offset..beyond)).await.map_err(Error::from)?;
         let ours = body.read(offset..end).await?;
         if theirs != ours {
+            let cut = theirs.len() < ours.len() && ours.starts_with(&theirs);
+            if cut && store.size(key).await? == file.size {
+                return Err(Error::new(ErrorKind::Unavailable, format!("the body of an object ended early key={key}")));
+            }
             return Ok(false);
         }
         offset = end;

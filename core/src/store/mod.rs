@@ -114,6 +114,11 @@ impl LtxStore {
         self.blob.get(key, range).await
     }
 
+    /// Bytes of an object that a put has met.
+    pub(crate) async fn size(&self, key: &ObjectKey) -> Result<u64> {
+        Ok(self.blob.head(key).await.map_err(Error::from)?.size)
+    }
+
     /// When a file's content was captured: from the listing, the object's metadata, or its LTX header.
     pub async fn created(&self, file: &LtxInfo) -> Result<Timestamp> {
         if let Some(created) = file.created {
