@@ -308,11 +308,7 @@ impl Sim {
             }
             world.tell(|_| format!("    {event:?}"));
         }
-        let known = status
-            .last_error
-            .as_ref()
-            .is_some_and(|e| matches!(e.kind(), replicate::ErrorKind::Busy | replicate::ErrorKind::Disk)); // SCRATCH
-        if matches!(status.state, State::Failed | State::Fenced) && !known {
+        if matches!(status.state, State::Failed | State::Fenced) {
             world.violated(format!("replication has ended: {:?}", status.last_error));
         }
     }
@@ -397,7 +393,6 @@ impl Sim {
             world.tell(|_| "no more faults".to_owned());
         }
         let start = self.world.lock().now();
-        let mut restarted = false;
         loop {
             for _ in 0..MOST_TURNS {
                 if !self.turn() || self.is_over() {
@@ -420,13 +415,6 @@ impl Sim {
                 Some(running) => Some(running.engine.status()),
             };
             if let Some(status) = status {
-                let ended = matches!(status.state, State::Failed | State::Fenced);
-                if ended {
-                    // SCRATCH
-                    restarted = true;
-                    self.drop_engine();
-                    continue;
-                }
                 let arrived = status.in_sync && status.local_txid == status.remote_txid;
                 // Without a database there is nothing to do better after a listing that had told too little.
                 let nothing = self.world.lock().current.is_none();
