@@ -212,9 +212,9 @@ impl Capture {
             return self.unknown_after(shipped);
         }
         self.spool().discard_after(good)?;
-        if self.ledger.durable() > good {
-            self.ledger.reset()?;
-        }
+        // A flush that failed, or was cut by a crash, has left checksums of this capture in it, under the header of
+        // an earlier one.
+        self.ledger.reset()?;
         self.position.txid = good;
         self.position.due = Some(RebaseReason::SpoolDamaged);
         self.snapshot_due = snapshot;
