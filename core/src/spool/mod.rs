@@ -21,6 +21,7 @@ pub(crate) mod ledger;
 pub(crate) mod state;
 mod writer;
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -183,7 +184,16 @@ impl Spool {
 
     /// Removes the files after a capture: they are damaged, or belong to a chain that goes on elsewhere.
     pub(crate) fn discard_after(&mut self, txid: Txid) -> Result<()> {
-        self.remove(|file| file.txids.max() > txid)
+        self.remove(|file| file.txids.max() > txid)?;
+        // Their ids are given again, maybe at another level: a crash must not bring them back beside the new files.
+        for level in LEVELS {
+            let folder = self.folder(level);
+            match self.disk.sync_dir(&folder) {
+                Err(e) if e.kind() != ErrorKind::NotFound => return Err(Error::disk("clean spool", &folder, e)),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// What cannot be removed stays known, so that it is tried again.
