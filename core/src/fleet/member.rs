@@ -249,8 +249,11 @@ impl Member {
                     self.shared.failed(Part::Ship, &error, Duration::ZERO);
                     let snapshot = file.level == Level::SNAPSHOT;
                     let reason = RebaseReason::SpoolDamaged;
+                    // Whether an attempt before this one had its effect, only the store can tell.
+                    watermark = watermark.max(self.newest(&mut backoff).await);
                     let over = StartOver { after: watermark, reason, snapshot, basis: None };
                     self.start_over(work, over, &mut backoff).await?;
+                    self.shared.set_remote(watermark, 0, None);
                 }
                 Err(error) => self.pause(&error, &mut backoff, seen).await,
             }
@@ -352,6 +355,17 @@ impl Member {
         self.shared.set_reconciled();
         self.shared.capture.notify_one();
         Ok(watermark)
+    }
+
+    /// The last id that is taken in the store, asked for until there is an answer.
+    async fn newest(&self, backoff: &mut Backoff) -> Txid {
+        loop {
+            let seen = self.shared.requested();
+            match self.store.list_all().await {
+                Ok(files) => return RemoteChain::of(&files, true).newest,
+                Err(error) => self.pause(&error, backoff, seen).await,
+            }
+        }
     }
 
     /// One try of that: what is there, how to go on, and the page size there if an image is to continue it.
