@@ -112,8 +112,16 @@ impl Capture {
         } else {
             replacement.finish(txid)?;
             let file = self.spool().commit(writer, level, txids, created)?;
-            self.ledger.adopt(replacement, txid)?;
+            // From here on the id is taken, whatever becomes of the ledger.
             self.position.txid = txid;
+            if let Err(error) = self.ledger.adopt(replacement, txid) {
+                // Unknown from now on in memory, which is what counts while it runs.
+                let _ = self.ledger.reset();
+                (self.position.commit, self.position.page_size) = (commit, Some(view.page_size));
+                (self.position.mark, self.position.due) = (None, Some(reason));
+                self.snapshot_due = false;
+                return Err(error);
+            }
             Some(Event::Captured { txid, pages: encoded.pages, bytes: file.size, rebase: Some(reason) })
         };
         self.position.commit = commit;
