@@ -183,11 +183,14 @@ impl Files {
         if self.full { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
 
-    fn make(&mut self, path: String, now: Timestamp) -> usize {
+    fn make(&mut self, path: String, now: Timestamp) -> io::Result<usize> {
+        if !self.names.contains_key(parent(&path)) {
+            return Err(not_found(&path));
+        }
         self.contents.push((Stored::default(), now));
         let file = self.contents.len() - 1;
         self.name(Naming::Set(path, Node::File(file)));
-        file
+        Ok(file)
     }
 }
 
@@ -299,7 +302,7 @@ impl Disk for SimDisk {
                 world.disk.contents[file].0.set_len(0);
                 file
             }
-            _ => world.disk.make(path, now),
+            _ => world.disk.make(path, now)?,
         };
         Ok(Box::new(SimFile { disk: self.clone(), file }))
     }
@@ -320,7 +323,7 @@ impl Disk for SimDisk {
             Some(Node::File(file)) => *file,
             _ => {
                 world.disk.room()?;
-                world.disk.make(path, now)
+                world.disk.make(path, now)?
             }
         };
         Ok(Box::new(SimFile { disk: self.clone(), file }))
@@ -353,6 +356,10 @@ impl Disk for SimDisk {
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         let mut world = self.enter()?;
         let disk = &mut world.disk;
+        let path_text = text(path);
+        if !disk.names.contains_key(&path_text) {
+            return Err(not_found(&path_text));
+        }
         for change in disk.pending.remove(&text(path)).unwrap_or_default() {
             Files::apply(&mut disk.durable, &change);
         }
@@ -390,7 +397,7 @@ impl Disk for SimDisk {
         let mut world = self.enter()?;
         let (path, now) = (text(path), world.wall());
         if !world.disk.names.contains_key(&path) {
-            world.disk.make(path.clone(), now);
+            world.disk.make(path.clone(), now)?;
         }
         if !world.disk.locks.insert(path.clone()) {
             return Ok(None);

@@ -84,6 +84,8 @@ pub enum What {
     Rewrite { page_size: u8, pages: u8, wal_mode: bool },
     /// While the engine is down: the local state is removed.
     RemoveState,
+    /// While the engine runs: the files that wait for the store are removed, and their folder.
+    RemoveSpool,
     /// The whole host, not the store, is kept as it is now.
     SaveHost,
     /// While the engine is down: the host goes back to what was kept.
@@ -327,6 +329,7 @@ fn disk(rng: &mut Rng) -> What {
         2..=4 => What::DiskErrors { percent: rng.pick(&[2, 10, 40]), millis: rng.between(10, 4000) as u32 },
         5 | 6 => What::Rot(rng.pick(&[Place::Spool, Place::Spool, Place::Ledger, Place::State])),
         7 => What::Kill,
+        8 => What::RemoveSpool,
         _ => What::Start,
     }
 }

@@ -72,6 +72,10 @@ impl World {
                 let (files, disk) = (self.files.clone(), self.disk.clone());
                 self.saved = Some(Host { files, current: self.current, disk });
             }
+            What::RemoveSpool => {
+                self.damaged = true;
+                self.disk.remove_tree(&format!("{STATE}/spool"));
+            }
             What::RevertHost if self.engine.is_none() => {
                 if let Some(saved) = self.saved.take() {
                     self.damaged = true;
