@@ -58,7 +58,9 @@ impl SpoolWriter {
             if mutant!(FolderSyncMissing) {
                 return Ok(());
             }
-            this.disk.sync_dir(this.path.parent().unwrap_or(Path::new(".")))
+            let named = this.disk.sync_dir(this.path.parent().unwrap_or(Path::new(".")));
+            // Nobody knows of it: under this name it would be found at the next start.
+            named.inspect_err(|_| drop(this.disk.remove(&this.path)))
         };
         publish(&mut self).map_err(|e| Error::disk("write spool file", &self.path, e))?;
         Ok((self.written, self.crc.value()))

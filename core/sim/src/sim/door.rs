@@ -89,6 +89,10 @@ impl Attach for SimAttach {
         let number = world.doors;
         world.held = Some(Held { number, file, reads: vec![read], seal: None });
         world.observe();
+        world.tell(|w| {
+            let index = w.files[file].index.as_ref().map(|i| (i.max_frame, i.pages, i.backfilled, i.salts));
+            format!("    attached, commit {} {index:?}", w.oracle.now())
+        });
         let (world, process) = (self.world.clone(), self.process);
         Ok(Some(Box::new(SimDoor { world, process, number, file, wal_id, page_size })))
     }

@@ -59,6 +59,11 @@ impl Oracle {
         self.chain.len() as u64
     }
 
+    /// The earliest commit that the newest id can be.
+    pub fn newest_place(&self) -> Option<usize> {
+        self.chain.last().and_then(|known| known.map(|(_, place)| place))
+    }
+
     /// The state of an id.
     pub fn state_of(&self, txid: u64) -> Option<u64> {
         self.chain.get(usize::try_from(txid.checked_sub(1)?).ok()?).and_then(|known| known.map(|(hash, _)| hash))

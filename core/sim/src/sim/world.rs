@@ -190,7 +190,7 @@ impl World {
             return;
         }
         let checked = self.oracle.stored(key, body);
-        self.tell(|w| format!("    stored {key} bytes={} is commit {:?}", body.len(), w.oracle.newest()));
+        self.tell(|w| format!("    stored {key} bytes={} commit {:?}", body.len(), w.oracle.newest_place()));
         self.demand(checked);
     }
 
