@@ -170,6 +170,12 @@ impl Spool {
         self.files.iter_mut().filter(|file| file.txids == txids).for_each(|file| file.crc = Some(crc));
     }
 
+    /// Whether a file lies where it should.
+    pub(crate) fn is_there(&self, file: &SpoolFile) -> Result<bool> {
+        let path = self.path(file.level, file.txids);
+        Ok(self.disk.stat(&path).map_err(|e| Error::disk("look at spool", &path, e))?.is_some())
+    }
+
     /// Opens a file for reading.
     pub(crate) fn read(&self, file: &SpoolFile) -> Result<Reader> {
         let path = self.path(file.level, file.txids);
