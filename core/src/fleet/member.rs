@@ -217,7 +217,10 @@ impl Member {
         let mut watermark = self.reconcile(work, &mut backoff).await?;
         loop {
             let next = work.spool(|spool| {
-                let mut waiting = spool.pending(watermark);
+                // Files that do not follow on what is there are left overs of a spool that has lost some.
+                let mut waiting = spool.pending(watermark).filter(|file| {
+                    file.txids.extends(watermark) || mutant!(ShippedOutOfOrder)
+                });
                 let next = if mutant!(ShippedOutOfOrder) { waiting.last() } else { waiting.next() }.cloned();
                 next.map(|file| (spool.check(&file), spool.body(&file), file))
             });
