@@ -7,6 +7,8 @@
 mod backoff;
 mod reconcile;
 
+use replicate_format::{Level, TxidRange};
+
 use crate::blob::{Body, ObjectKey};
 use crate::error::{Error, ErrorKind, Result};
 use crate::spool::SpoolFile;
@@ -20,6 +22,16 @@ const COMPARE: u64 = 4 << 20;
 
 /// Puts one file. Returns when the store has it.
 pub(crate) async fn ship_file(store: &LtxStore, file: &SpoolFile, body: Body) -> Result<()> {
+    if file.level == Level::SNAPSHOT
+        && let Some(end) = TxidRange::single(file.txids.max())
+        && store.has(Level::L0, end).await?
+    {
+        // Its own name is another one, so the put alone would not notice.
+        let (txids, replica) = (file.txids, store.location());
+        return Err(another_writer(format!(
+            "another writer has stored the capture that a snapshot ends with txids={txids} replica={replica}"
+        )));
+    }
     match store.put(file.level, file.txids, body.clone(), file.created).await? {
         PutOutcome::Stored { size } if size == file.size => Ok(()),
         PutOutcome::Stored { size } => Err(Error::new(

@@ -114,6 +114,15 @@ impl LtxStore {
         self.blob.get(key, range).await
     }
 
+    /// Whether there is a file of this name, in the layout that is written.
+    pub(crate) async fn has(&self, level: Level, txids: TxidRange) -> Result<bool> {
+        match self.blob.head(&self.layout.key(level, txids)?).await {
+            Ok(_) => Ok(true),
+            Err(BlobError::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Bytes of an object that a put has met.
     pub(crate) async fn size(&self, key: &ObjectKey) -> Result<u64> {
         Ok(self.blob.head(key).await.map_err(Error::from)?.size)
