@@ -263,8 +263,10 @@ fn read_base(disk: &SharedDisk, path: &Path) -> std::io::Result<Option<Opened>> 
     let file = disk.open_rw(path)?;
     let mut header = [0; HEADER as usize];
     let read = file.read_at(0, &mut header)?;
-    let whole = |base: &Base| file.len().is_ok_and(|len| len >= HEADER + 8 * u64::from(base.pages));
-    let base = (read == header.len()).then(|| Base::decode(&header)).flatten().filter(whole);
+    // An error here says nothing about the ledger: it is the caller's, not a reason to forget what is known.
+    let len = file.len()?;
+    let base = (read == header.len()).then(|| Base::decode(&header)).flatten();
+    let base = base.filter(|base| len >= HEADER + 8 * u64::from(base.pages));
     Ok(base.map(|base| (base, file)))
 }
 
