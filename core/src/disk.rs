@@ -3,8 +3,12 @@
 //! Never the user's live database, its WAL or its shared memory: those have one door (`sqlite`). Everything
 //! is behind a trait so that crashes, full disks and bit rot can be simulated. All calls block.
 
+#[cfg(test)]
+pub(crate) mod faulty;
+
 use std::fmt;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -42,7 +46,12 @@ pub trait DiskFile: fmt::Debug + Send + Sync {
 }
 
 /// A lock on a file of ours, held until it is dropped or the process ends, however it ends.
-pub trait DiskLock: fmt::Debug + Send + Sync {}
+pub trait DiskLock: fmt::Debug + Send + Sync {
+    /// The descriptor that holds it, if one does: a forked child must let go of it.
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+}
 
 /// The file system, as far as we use it.
 pub trait Disk: fmt::Debug + Send + Sync {
@@ -178,7 +187,11 @@ impl DiskFile for RealFile {
 #[derive(Debug)]
 struct RealLock(std::fs::File);
 
-impl DiskLock for RealLock {}
+impl DiskLock for RealLock {
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.0.as_fd())
+    }
+}
 
 impl Drop for RealLock {
     fn drop(&mut self) {

@@ -72,7 +72,8 @@ pub struct SyncStatus {
     pub in_sync: bool,
     /// What the replicator is doing.
     pub state: State,
-    /// The last failure, until an upload succeeds after it.
+    /// What fails at present, or has ended replication; `None` once it has succeeded again. That nothing is captured
+    /// is named before that nothing arrives.
     pub last_error: Option<Error>,
     /// When the store last acknowledged something.
     pub last_sync: Option<Timestamp>,

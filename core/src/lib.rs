@@ -2,12 +2,17 @@
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_macros))]
 
+#[macro_use]
+mod mutant;
+
 pub mod blob;
 pub mod clock;
 pub mod config;
 pub mod disk;
 pub mod error;
 pub mod event;
+#[cfg(feature = "testing")]
+pub mod simulation;
 pub mod sqlite;
 pub mod store;
 

@@ -4,3 +4,4 @@
 pub mod loopback;
 pub mod peers;
 pub mod servers;
+pub mod sim;

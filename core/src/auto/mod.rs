@@ -116,6 +116,7 @@ impl RealEnv {
             disk: self.disk.clone(),
             blocking: Blocking::Pool,
             attach: Arc::new(SqliteAttach::new(state_folder(path))),
+            spread: u64::from(std::process::id()),
         }
     }
 }

@@ -62,8 +62,10 @@ impl Capture {
         let (encoded, writer) = encoder.finish().map_err(encoding)?;
         door.unseal()?;
         let file = self.spool().commit(writer, Level::L0, txids, created)?;
-        self.ledger.set_pages(delta.commit);
-        for &(pgno, offset) in &delta.pages {
+        if !mutant!(LedgerSizeStale) {
+            self.ledger.set_pages(delta.commit);
+        }
+        for &(pgno, offset) in delta.pages.iter().filter(|_| !mutant!(LedgerStale)) {
             self.ledger.set(pgno, frames.checksum(offset));
         }
         self.position.txid = txid;

@@ -15,7 +15,7 @@ mod watch;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use replicate_format::{Decoder, Level, PageEncoding, PageSize, Salts, Txid, crc64, page_checksum};
+use replicate_format::{Decoder, FormatError, Level, PageEncoding, PageSize, Salts, Txid, crc64, page_checksum};
 
 use crate::clock::SharedClock;
 use crate::disk::SharedDisk;
@@ -190,6 +190,10 @@ impl Capture {
             let fits = covered || file.txids.extends(self.position.txid);
             let replayed = if fits { self.replay(&file, covered) } else { Err(Error::internal("a gap in the spool")) };
             if let Err(error) = replayed {
+                if error.kind() == ErrorKind::Disk && self.spool().is_there(&file)? {
+                    // What cannot be read now is not damaged for that: tried again, nothing is given up.
+                    return Err(error);
+                }
                 if covered && file.txids.max() <= shipped {
                     // It is neither needed here nor there; it goes with the next that are released.
                     tracing::debug!(%error, txids = %file.txids, "spool file is damaged, but had arrived");
@@ -220,9 +224,9 @@ impl Capture {
             return self.unknown_after(shipped);
         }
         self.spool().discard_after(good)?;
-        if self.ledger.durable() > good {
-            self.ledger.reset()?;
-        }
+        // A flush that failed, or was cut by a crash, has left checksums of this capture in it, under the header of
+        // an earlier one.
+        self.ledger.reset()?;
         self.position.txid = good;
         self.position.due = Some(RebaseReason::SpoolDamaged);
         self.snapshot_due = snapshot;
@@ -240,24 +244,29 @@ impl Capture {
 
     /// Reads a spool file whole; unless the ledger covers it, brings the ledger from before it to after it.
     fn replay(&mut self, file: &SpoolFile, covered: bool) -> Result<()> {
-        let wrong =
-            |e: &dyn std::fmt::Display| Error::new(ErrorKind::Corrupt, format!("spool file {}: {e}", file.txids));
+        let wrong = |e: FormatError| match e {
+            FormatError::Io(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Error::disk("read spool", &self.config.database, e)
+            }
+            damaged => Error::new(ErrorKind::Corrupt, format!("spool file {}: {damaged}", file.txids)),
+        };
         let mut reader = self.spool().read(file)?;
-        let mut decoder = Decoder::new(&mut reader).map_err(|e| wrong(&e))?;
+        let mut decoder = Decoder::new(&mut reader).map_err(wrong)?;
         let header = *decoder.header();
         let known_size = covered || Some(header.page_size) == self.ledger.page_size();
         if !known_size || header.txids != file.txids {
-            return Err(wrong(&"not what its name says"));
+            let message = format!("spool file {} is not what its name says", file.txids);
+            return Err(Error::new(ErrorKind::Corrupt, message));
         }
         let mut page = vec![0; header.page_size.len()];
         let mut checksums = Vec::new();
-        while let Some(pgno) = decoder.next_page(&mut page).map_err(|e| wrong(&e))? {
+        while let Some(pgno) = decoder.next_page(&mut page).map_err(wrong)? {
             if !covered {
                 checksums.push((pgno, page_checksum(pgno, &page)));
             }
         }
-        decoder.finish().map_err(|e| wrong(&e))?;
-        std::io::copy(&mut reader, &mut std::io::sink()).map_err(|e| wrong(&e))?;
+        decoder.finish().map_err(wrong)?;
+        std::io::copy(&mut reader, &mut std::io::sink()).map_err(|e| wrong(FormatError::Io(e)))?;
         self.spool().learn(file.txids, reader.crc());
         if covered {
             return Ok(());
@@ -346,6 +355,7 @@ impl Capture {
         let captured = self.capture(door);
         match &captured {
             Ok((_, view)) if self.position.mark == Some(WalMark::end_of(view)) => door.unpin_older()?,
+            _ if mutant!(UncapturedReleased) => door.unpin_older()?,
             _ => door.unpin_newer()?,
         }
         captured
@@ -408,7 +418,7 @@ impl Capture {
 
     fn detach(&mut self) {
         self.door = None;
-        self.position.unbroken = false;
+        self.position.unbroken = self.position.unbroken && mutant!(BreakForgotten);
     }
 
     /// Notes where the last capture ended.
@@ -447,7 +457,7 @@ impl Capture {
 
     fn sweep(&mut self) -> Result<()> {
         let shipped = self.shipped.map_or(Txid::ZERO, |shipped| shipped.txid());
-        let covered = shipped.min(self.ledger.durable());
+        let covered = if mutant!(SpoolDeletedEarly) { self.position.txid } else { shipped.min(self.ledger.durable()) };
         let releases = self.spool().pending(Txid::ZERO).any(|file| file.txids.max() <= covered);
         if releases {
             // A file that the store has can prove that what is there is ours; without it only the record can.

@@ -88,8 +88,11 @@ pub(crate) fn plan(position: &Position, view: &WalView) -> CapturePlan {
         Some(_) => {}
     }
     let Some(mark) = position.mark else { return CapturePlan::Rebase(RebaseReason::WalMismatch) };
+    if mutant!(SizeOnly) && mark.frame == view.max_frame {
+        return CapturePlan::Idle;
+    }
     if mark.salts != view.salts {
-        return match (position.unbroken, view.max_frame) {
+        return match (position.unbroken || mutant!(SaltsUnchecked), view.max_frame) {
             (false, _) => CapturePlan::Rebase(RebaseReason::WalRestarted),
             (true, 0) => CapturePlan::Idle,
             (true, _) => CapturePlan::Delta { from: 0, seed: None, prove: false },
@@ -100,7 +103,7 @@ pub(crate) fn plan(position: &Position, view: &WalView) -> CapturePlan {
     }
     let prove = !position.unbroken && mark.frame > 0;
     if view.max_frame == mark.frame {
-        let same = mark.frame == 0 || view.frame_checksum == mark.checksum;
+        let same = mark.frame == 0 || view.frame_checksum == mark.checksum || mutant!(MarkUnproven);
         return match (same, prove) {
             (false, _) => CapturePlan::Rebase(RebaseReason::WalMismatch),
             // A mark on an empty WAL proves nothing about a time when nobody watched.

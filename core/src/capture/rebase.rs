@@ -33,7 +33,7 @@ impl<'a> Image<'a> {
     fn open(door: &'a dyn Door, view: &WalView) -> Result<Self> {
         let commit = if view.page_count > 0 { view.page_count } else { door.file_pages(view.page_size)? };
         // Frames that are all copied back need not be read, and may be overwritten while we read.
-        let frames = if view.backfilled < view.max_frame {
+        let frames = if view.backfilled < view.max_frame && !mutant!(WalLeftOut) {
             let broken = |e| match e {
                 FramesError::Other(error) => error,
                 FramesError::Broken => Error::new(ErrorKind::Busy, "the WAL and its index do not agree"),
@@ -91,6 +91,7 @@ impl Capture {
         let resized = self.position.page_size.is_some_and(|size| size != view.page_size);
         let full = !self.ledger_matches(view.page_size);
         let snapshot = (self.snapshot_due || resized) && !self.position.txid.is_zero();
+        let snapshot = snapshot && !mutant!(PageSizeIgnored);
         let txid = self.position.txid.next();
         let first = if snapshot { replicate_format::Txid(1) } else { txid };
         let txids = TxidRange::new(first, txid).ok_or_else(|| Error::internal("transaction ids have run out"))?;
@@ -113,8 +114,16 @@ impl Capture {
         } else {
             replacement.finish(txid)?;
             let file = self.spool().commit(writer, level, txids, created)?;
-            self.ledger.adopt(replacement, txid)?;
+            // From here on the id is taken, whatever becomes of the ledger.
             self.position.txid = txid;
+            if let Err(error) = self.ledger.adopt(replacement, txid) {
+                // Unknown from now on in memory, which is what counts while it runs.
+                let _ = self.ledger.reset();
+                (self.position.commit, self.position.page_size) = (commit, Some(view.page_size));
+                (self.position.mark, self.position.due) = (None, Some(reason));
+                self.snapshot_due = false;
+                return Err(error);
+            }
             Some(Event::Captured { txid, pages: encoded.pages, bytes: file.size, rebase: Some(reason) })
         };
         self.position.commit = commit;

@@ -8,7 +8,8 @@ use std::time::Duration;
 use replicate_format::{Level, PageSize, Txid};
 
 use super::hostlock::HostLock;
-use super::shared::Shared;
+use super::schedule::is_final;
+use super::shared::{Part, Shared};
 use crate::capture::{Basis, Capture, CaptureConfig, StartOver, Watch};
 use crate::clock::SharedClock;
 use crate::config::Config;
@@ -32,6 +33,8 @@ pub(crate) struct Env {
     pub(crate) disk: SharedDisk,
     pub(crate) blocking: Blocking,
     pub(crate) attach: Arc<dyn Attach>,
+    /// Makes waits between attempts differ from those of other processes.
+    pub(crate) spread: u64,
 }
 
 /// One database and its replica.
@@ -89,7 +92,11 @@ impl Member {
 
     async fn serve(&self) -> Result<Option<Error>> {
         let Some(_lock) = self.take_lock().await? else { return Ok(None) };
-        let work = self.open().await?;
+        let work = tokio::select! {
+            biased;
+            opened = self.open() => opened?,
+            () = self.stop_deadline() => return Ok(Some(self.late())),
+        };
         let outcome = self.work(&work).await;
         let closed = work
             .capture(self.env.blocking, |capture| {
@@ -99,9 +106,11 @@ impl Member {
                 closed
             })
             .await;
-        let error = outcome?;
-        closed?;
-        Ok(error)
+        if let Err(error) = closed {
+            // As after a kill: the next start compares the database.
+            tracing::warn!(db = %self.shared.path().display(), %error, "local state is not up to date");
+        }
+        outcome
     }
 
     fn folder(&self) -> PathBuf {
@@ -116,13 +125,18 @@ impl Member {
             let (folder, disk) = (folder.clone(), disk.clone());
             let taken = self.env.blocking.run(move || {
                 disk.create_dir_all(&folder).map_err(|e| Error::disk("make the state folder", &folder, e))?;
-                HostLock::try_take(&folder)
+                HostLock::try_take(disk.as_ref(), &folder)
             });
-            if let Some(lock) = taken.await? {
-                self.shared.set_state(State::Starting);
-                return Ok(Some(lock));
+            match taken.await {
+                Ok(Some(lock)) => {
+                    self.shared.works(Part::Capture);
+                    self.shared.set_state(State::Starting);
+                    return Ok(Some(lock));
+                }
+                Ok(None) => self.shared.set_state(State::Standby),
+                Err(error) if is_final(&error) => return Err(error),
+                Err(error) => self.shared.failed(Part::Capture, &error, STANDBY_POLL),
             }
-            self.shared.set_state(State::Standby);
             tokio::select! {
                 biased;
                 () = self.shared.stop_requested() => return Ok(None),
@@ -131,7 +145,19 @@ impl Member {
         }
     }
 
+    /// Opens the local state, as often as it takes.
     async fn open(&self) -> Result<Work> {
+        let mut backoff = Backoff::new(self.env.spread);
+        loop {
+            let seen = self.shared.requested();
+            match self.try_open().await {
+                Err(error) if !is_final(&error) => self.capture_failed(&error, &mut backoff, seen).await,
+                opened => return opened,
+            }
+        }
+    }
+
+    async fn try_open(&self) -> Result<Work> {
         let (env, folder, shared) = (self.env.clone(), self.folder(), self.shared.clone());
         let config = CaptureConfig {
             database: shared.path().to_owned(),
@@ -187,20 +213,29 @@ impl Member {
 
     /// Ships what lies in the spool, in order, until stopped and empty.
     async fn ship_loop(&self, work: &Work) -> Result<()> {
-        let mut backoff = Backoff::new(self.env.clock.now().0.unsigned_abs() ^ u64::from(std::process::id()));
+        let mut backoff = Backoff::new(self.env.clock.now().0.unsigned_abs() ^ self.env.spread);
         let mut watermark = self.reconcile(work, &mut backoff).await?;
         loop {
             let next = work.spool(|spool| {
-                let next = spool.pending(watermark).next().cloned();
+                // Files that do not follow on what is there are left overs of a spool that has lost some.
+                let mut waiting = spool.pending(watermark).filter(|file| {
+                    file.txids.extends(watermark) || mutant!(ShippedOutOfOrder)
+                });
+                let next = if mutant!(ShippedOutOfOrder) { waiting.last() } else { waiting.next() }.cloned();
                 next.map(|file| (spool.check(&file), spool.body(&file), file))
             });
             let Some((check, body, file)) = next else {
                 if self.shared.is_drained() {
+                    self.shared.set_shipped();
                     return Ok(());
                 }
                 self.shared.ship.notified().await;
                 continue;
             };
+            let seen = self.shared.requested();
+            if mutant!(AcknowledgedEarly) {
+                self.shared.set_remote(file.txids.max(), 0, None);
+            }
             // Nothing is put before all of it was seen to be what was captured: a part cannot tell.
             let shipped = match self.env.blocking.run(check).await {
                 Ok(()) => ship_file(&self.store, &file, body).await,
@@ -210,46 +245,69 @@ impl Member {
                 Ok(()) => {
                     backoff.reset();
                     watermark = file.txids.max();
-                    self.shipped(work, &file).await?;
+                    self.shipped(work, &file).await;
                 }
                 Err(error) if error.kind() == ErrorKind::Diverged => return Err(error),
                 Err(error) if error.kind() == ErrorKind::Corrupt => {
-                    self.shared.failed(&error, Duration::ZERO);
+                    self.shared.failed(Part::Ship, &error, Duration::ZERO);
                     let snapshot = file.level == Level::SNAPSHOT;
                     let reason = RebaseReason::SpoolDamaged;
-                    self.start_over(work, StartOver { after: watermark, reason, snapshot, basis: None }).await?;
+                    // Whether an attempt before this one had its effect, only the store can tell.
+                    watermark = watermark.max(self.newest(&mut backoff).await);
+                    let over = StartOver { after: watermark, reason, snapshot, basis: None };
+                    self.start_over(work, over, &mut backoff).await?;
+                    self.shared.set_remote(watermark, 0, None);
                 }
-                Err(error) => self.pause(&error, &mut backoff).await,
+                Err(error) => self.pause(&error, &mut backoff, seen).await,
             }
         }
     }
 
-    async fn shipped(&self, work: &Work, file: &SpoolFile) -> Result<()> {
+    async fn shipped(&self, work: &Work, file: &SpoolFile) {
         let txid = file.txids.max();
         let pending = work.spool(|spool| spool.pending_bytes(txid));
-        self.shared.recovered();
-        self.shared.set_state(State::Streaming);
+        self.shared.works(Part::Ship);
+        self.shared.set_flowing();
         self.shared.set_remote(txid, pending, Some(self.env.clock.now()));
         self.shared.tell(&Event::Shipped { txid, bytes: file.size });
         tracing::debug!(%txid, bytes = file.size, "shipped");
         let file = file.clone();
-        work.capture(self.env.blocking, move |capture| capture.shipped(&file)).await?;
-        if self.shared.is_paused() {
+        let books = work.capture(self.env.blocking, move |capture| capture.shipped(&file)).await;
+        // A failure is made good in quiet, which the capture task waits for.
+        let failed = books.is_err() && !self.note_books(books);
+        if failed || self.shared.is_paused() {
             self.shared.capture.notify_one();
         }
+    }
+
+    async fn pause(&self, error: &Error, backoff: &mut Backoff, seen: u64) {
+        let wait = self.wait_after_failure(backoff);
+        tracing::warn!(db = %self.shared.path().display(), %error, ?wait, "store not reached, trying again");
+        self.shared.failed(Part::Ship, error, wait);
+        self.back_off(wait, backoff, seen).await;
+    }
+
+    /// Has everything captured anew after `after`, however often that must be tried.
+    async fn start_over(
+        &self,
+        work: &Work,
+        over: StartOver,
+        backoff: &mut Backoff,
+    ) -> Result<()> {
+        loop {
+            let seen = self.shared.requested();
+            match self.try_start_over(work, over).await {
+                Ok(()) => break,
+                Err(error) if is_final(&error) => return Err(error),
+                Err(error) => self.pause(&error, backoff, seen).await,
+            }
+        }
+        self.shared.works(Part::Ship);
         Ok(())
     }
 
-    async fn pause(&self, error: &Error, backoff: &mut Backoff) {
-        let wait = backoff.next();
-        tracing::warn!(db = %self.shared.path().display(), %error, ?wait, "store not reached, trying again");
-        self.shared.failed(error, wait);
-        self.shared.set_state(State::Stalled);
-        self.env.clock.sleep(wait).await;
-    }
-
-    /// Has everything captured anew. No request that was served before counts any more.
-    async fn start_over(&self, work: &Work, over: StartOver) -> Result<()> {
+    /// No request that was served before counts any more.
+    async fn try_start_over(&self, work: &Work, over: StartOver) -> Result<()> {
         self.shared.unserve();
         let shared = self.shared.clone();
         work.capture(self.env.blocking, move |capture| {
@@ -265,23 +323,33 @@ impl Member {
     /// Compares what this host remembers with what the store holds, as often as it takes to get an answer.
     async fn reconcile(&self, work: &Work, backoff: &mut Backoff) -> Result<Txid> {
         let (remote, decided, page_size) = loop {
+            let seen = self.shared.requested();
             match self.compare(work).await {
                 Ok(compared) => break compared,
                 Err(error) if error.kind() == ErrorKind::Diverged => return Err(error),
-                Err(error) => self.pause(&error, backoff).await,
+                Err(error) => self.pause(&error, backoff, seen).await,
             }
         };
         backoff.reset();
-        self.shared.recovered();
+        self.shared.works(Part::Ship);
         let end = remote.end();
         let watermark = match decided {
             Reconciled::Continue { watermark, .. } => {
-                work.capture(self.env.blocking, move |capture| capture.stand_on(end)).await?;
+                loop {
+                    let seen = self.shared.requested();
+                    match work.capture(self.env.blocking, move |capture| capture.stand_on(end)).await {
+                        Ok(()) => break,
+                        Err(error) if is_final(&error) => return Err(error),
+                        Err(error) => self.pause(&error, backoff, seen).await,
+                    }
+                }
+                self.shared.works(Part::Ship);
                 watermark
             }
             Reconciled::StartOver { after, reason, snapshot } => {
                 let basis = Basis { object: end.filter(|_| after == remote.newest), page_size };
-                self.start_over(work, StartOver { after, reason, snapshot, basis: Some(basis) }).await?;
+                let over = StartOver { after, reason, snapshot, basis: Some(basis) };
+                self.start_over(work, over, backoff).await?;
                 after
             }
         };
@@ -290,6 +358,17 @@ impl Member {
         self.shared.set_reconciled();
         self.shared.capture.notify_one();
         Ok(watermark)
+    }
+
+    /// The last id that is taken in the store, asked for until there is an answer.
+    async fn newest(&self, backoff: &mut Backoff) -> Txid {
+        loop {
+            let seen = self.shared.requested();
+            match self.store.list_all().await {
+                Ok(files) => return RemoteChain::of(&files, true).newest,
+                Err(error) => self.pause(&error, backoff, seen).await,
+            }
+        }
     }
 
     /// One try of that: what is there, how to go on, and the page size there if an image is to continue it.

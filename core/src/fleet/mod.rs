@@ -4,6 +4,10 @@ mod hostlock;
 mod member;
 mod schedule;
 mod shared;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use self::member::{Env, Member};
 pub(crate) use self::shared::{Queue, Shared};

@@ -4,9 +4,10 @@
 use std::time::Duration;
 
 use super::member::{Member, Work};
+use super::shared::Part;
 use crate::capture::{Backlog, Step};
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{Event, State};
+use crate::event::Event;
 use crate::ship::Backoff;
 
 /// A WAL this long is captured without waiting for the interval.
@@ -19,6 +20,8 @@ const CHASES: u32 = 8;
 const POLL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(8));
 /// Quiet after which the ledger is written out.
 const SETTLE: Duration = Duration::from_secs(3);
+/// The longest wait after a failure while a stop is under way.
+const STOPPING: Duration = Duration::from_secs(1);
 
 /// The schedule of one database. Pure: it is told the time and what was seen.
 #[derive(Debug)]
@@ -95,19 +98,22 @@ impl Schedule {
     }
 }
 
+/// Whether a failure is one that trying again cannot cure.
+pub(super) fn is_final(error: &Error) -> bool {
+    use ErrorKind::{Config, Diverged, Forked, Internal, Unsupported};
+    matches!(error.kind(), Config | Diverged | Forked | Internal | Unsupported)
+}
+
 impl Member {
     /// Captures until stopped, then once more.
     pub(super) async fn capture_loop(&self, work: &Work) -> Result<()> {
         let mut schedule = Schedule::new(self.config.sync_interval);
-        let mut backoff = Backoff::new(u64::from(std::process::id()));
+        let mut backoff = Backoff::new(self.env.spread);
         self.until_chain_is_known(work).await;
         let mut settled = true;
         loop {
             let stopping = self.shared.stop_by().is_some();
             if self.spool_is_full(work).await {
-                if stopping {
-                    break;
-                }
                 self.shared.capture.notified().await;
                 continue;
             }
@@ -124,9 +130,7 @@ impl Member {
                         continue;
                     }
                 }
-                Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::Internal) => {
-                    return Err(error);
-                }
+                Err(error) if is_final(&error) => return Err(error),
                 Err(error) if crate::sqlite::descriptors_closed_externally() => {
                     return Err(Error::new(ErrorKind::Unsupported, "the program has closed descriptors of the engine")
                         .with_hint(
@@ -135,20 +139,29 @@ impl Member {
                         .with_source(error));
                 }
                 Err(error) => {
-                    if !stopping {
-                        self.capture_failed(&error, &mut backoff).await;
-                        continue;
-                    }
-                    self.shared.failed(&error, Duration::ZERO);
+                    self.capture_failed(&error, &mut backoff, request).await;
+                    continue;
                 }
             }
-            if stopping {
-                break;
+            if !stopping {
+                settled &= !self.shared.is_failing(Part::Books);
+                settled = self.wait(work, &mut schedule, settled).await;
+            } else if self.all_has_arrived().await {
+                return Ok(());
             }
-            settled = self.wait(work, &mut schedule, settled).await?;
         }
+    }
+
+    /// After the last capture: waits until it has arrived. False if it must be made again.
+    async fn all_has_arrived(&self) -> bool {
         self.shared.set_drained();
-        Ok(())
+        while self.shared.is_drained() {
+            if self.shared.is_shipped() {
+                return true;
+            }
+            self.shared.capture.notified().await;
+        }
+        false
     }
 
     /// Without local knowledge nothing can be numbered until the store has answered. A stop waits for that too,
@@ -173,52 +186,81 @@ impl Member {
             self.shared.tell(&event);
         }
         self.shared.set_local(step.txid, pending);
-        if step.caught_up {
+        if !step.caught_up {
+            self.shared.set_dirty(true);
+        } else {
             self.shared.set_dirty(step.waiting.is_some());
             self.shared.served(request, step.txid);
-            let healthy = self.shared.is_reconciled() && self.shared.status().last_error.is_none();
-            match step.waiting {
-                None if healthy => self.shared.set_state(State::Streaming),
-                _ => {}
+            if step.waiting.is_none() {
+                self.shared.set_flowing();
             }
         }
+        self.shared.works(Part::Capture);
         self.shared.ship.notify_one();
     }
 
-    async fn capture_failed(&self, error: &Error, backoff: &mut Backoff) {
-        let wait = backoff.next();
+    pub(super) async fn capture_failed(&self, error: &Error, backoff: &mut Backoff, seen: u64) {
+        let wait = self.wait_after_failure(backoff);
         tracing::warn!(db = %self.shared.path().display(), %error, ?wait, "capture failed, trying again");
-        self.shared.failed(error, wait);
-        self.shared.set_state(State::Stalled);
+        self.shared.set_dirty(true);
+        self.shared.failed(Part::Capture, error, wait);
+        self.back_off(wait, backoff, seen).await;
+    }
+
+    /// How long to wait before trying again; under a stop every second counts.
+    pub(super) fn wait_after_failure(&self, backoff: &mut Backoff) -> Duration {
+        let wait = backoff.next();
+        if self.shared.stop_by().is_some() { wait.min(STOPPING) } else { wait }
+    }
+
+    /// Waits. What is asked for after the request `seen` cuts the wait short, once: what is asked in a loop must not
+    /// become a loop of attempts.
+    pub(super) async fn back_off(&self, wait: Duration, backoff: &mut Backoff, seen: u64) {
         tokio::select! {
             biased;
-            () = self.shared.stop_requested() => {}
+            () = self.shared.asked_after(seen) => {
+                backoff.reset();
+                self.env.clock.sleep(backoff.next()).await;
+            }
             () = self.env.clock.sleep(wait) => {}
         }
     }
 
+    /// What became of writing the ledger out and removing what has arrived; it is tried again after the next quiet.
+    pub(super) fn note_books(&self, books: Result<()>) -> bool {
+        match books {
+            Ok(()) => self.shared.works(Part::Books),
+            Err(error) => {
+                tracing::warn!(db = %self.shared.path().display(), %error, "local state is not up to date");
+                self.shared.failed(Part::Books, &error, SETTLE);
+            }
+        }
+        !self.shared.is_failing(Part::Books)
+    }
+
     /// Waits until there is a reason to capture. Returns whether the ledger is written out.
-    async fn wait(&self, work: &Work, schedule: &mut Schedule, settled: bool) -> Result<bool> {
+    async fn wait(&self, work: &Work, schedule: &mut Schedule, settled: bool) -> bool {
         let mut settled = settled;
         loop {
             if self.shared.is_requested() {
-                return Ok(settled);
+                return settled;
             }
             match schedule.pause(self.env.clock.monotonic()) {
                 Pause::Cool(time) => {
                     tokio::select! {
                         biased;
-                        () = self.shared.capture.notified() => return Ok(settled),
+                        () = self.shared.capture.notified() => return settled,
                         () = self.env.clock.sleep(time) => {}
                     }
-                    let backlog = work.capture(self.env.blocking, |capture| capture.backlog()).await?;
-                    let Backlog::Bytes(bytes) = backlog else { return Ok(settled) };
+                    let backlog = work.capture(self.env.blocking, |capture| capture.backlog()).await;
+                    // Whatever is in the way, the capture that follows will meet it and say so.
+                    let Ok(Backlog::Bytes(bytes)) = backlog else { return settled };
                     if bytes > 0 {
                         self.shared.set_dirty(true);
                         schedule.woken();
                     }
                     if schedule.looked(bytes) {
-                        return Ok(settled);
+                        return settled;
                     }
                 }
                 Pause::Chase(time) => {
@@ -227,7 +269,7 @@ impl Member {
                         () = self.shared.capture.notified() => {}
                         () = self.env.clock.sleep(time) => {}
                     }
-                    return Ok(settled);
+                    return settled;
                 }
                 Pause::Idle(time) => {
                     let time = if settled { time } else { time.min(SETTLE) };
@@ -243,11 +285,11 @@ impl Member {
                     if quiet {
                         schedule.polled();
                         if !settled {
-                            work.capture(self.env.blocking, |capture| capture.settle()).await?;
-                            settled = true;
+                            let books = work.capture(self.env.blocking, |capture| capture.settle()).await;
+                            settled = self.note_books(books);
                         }
                     }
-                    return Ok(settled);
+                    return settled;
                 }
             }
         }
@@ -263,10 +305,9 @@ impl Member {
             let error = Error::new(ErrorKind::Unavailable, format!("spool is full bytes={pending} limit={limit}"))
                 .with_hint("capture pauses until the store takes what waits; then the database is compared and nothing is lost");
             tracing::error!(db = %self.shared.path().display(), %error, "capture pauses");
-            self.shared.failed(&error, Duration::ZERO);
-            self.shared.set_paused(Some(error));
+            self.shared.tell(&Event::Retrying { error: error.clone(), after_ms: 0 });
             self.shared.set_dirty(true);
-            self.shared.set_state(State::Stalled);
+            self.shared.set_paused(Some(error));
         } else if paused && pending <= limit / 2 {
             self.shared.set_paused(None);
         }

@@ -29,17 +29,35 @@ pub(crate) struct Shared {
     /// Something for the ship task to do.
     pub(crate) ship: Notify,
     stop: Notify,
+    asked: Notify,
+}
+
+/// What can fail and come right again by itself, each for itself. What is named first weighs more.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Part {
+    /// Commits into the spool.
+    Capture,
+    /// The ledger and the removal of what has arrived. Commits are safe without.
+    Books,
+    /// The spool to the store.
+    Ship,
 }
 
 #[derive(Debug)]
 struct Inner {
     status: SyncStatus,
+    /// Why a part does not work at present.
+    failing: [Option<Error>; 3],
+    /// Something has been captured, or was found to be captured, since the start.
+    flowing: bool,
     /// It is known how the local chain and the one of the store go together.
     reconciled: bool,
     /// Why capture pauses, if it does: the spool is full.
     paused: Option<Error>,
     /// The last capture before the end has been made.
     drained: bool,
+    /// Everything up to that capture has arrived, so nothing can call for another one.
+    shipped: bool,
     /// Commits are known that are not captured.
     dirty: bool,
     /// Requests to capture everything, counted.
@@ -48,6 +66,8 @@ struct Inner {
     served: (u64, Txid),
     /// Monotonic time by which the replicator is to end.
     stop_by: Option<Duration>,
+    /// The request that the first stop has made.
+    stop_request: u64,
     report: Option<StopReport>,
     subscribers: Vec<Weak<Queue>>,
 }
@@ -119,13 +139,17 @@ impl Shared {
         };
         let inner = Inner {
             status,
+            failing: Default::default(),
+            flowing: false,
             reconciled: false,
             paused: None,
             drained: false,
+            shipped: false,
             dirty: true,
             requested: 0,
             served: (0, Txid::ZERO),
             stop_by: None,
+            stop_request: 0,
             report: None,
             subscribers: Vec::new(),
         };
@@ -137,6 +161,7 @@ impl Shared {
             capture: Notify::new(),
             ship: Notify::new(),
             stop: Notify::new(),
+            asked: Notify::new(),
         }
     }
 
@@ -173,8 +198,8 @@ impl Shared {
     fn status_of(inner: &Inner) -> SyncStatus {
         let status = &inner.status;
         let arrived = !status.local_txid.is_zero() && status.local_txid == status.remote_txid;
-        // That nothing is captured weighs more than why the store is not reached.
-        let last_error = inner.paused.clone().or_else(|| status.last_error.clone());
+        let failing = || inner.failing.iter().flatten().next().cloned();
+        let last_error = status.last_error.clone().or_else(|| inner.paused.clone()).or_else(failing);
         SyncStatus { in_sync: arrived && !inner.dirty, last_error, ..status.clone() }
     }
 
@@ -185,24 +210,42 @@ impl Shared {
 
     /// Moves to another state; final ones are not left again.
     pub(crate) fn set_state(&self, to: State) {
-        self.update(|inner| {
-            let from = inner.status.state.clone();
-            let is_final = matches!(from, State::Fenced | State::Failed) && to != State::Stopped;
-            if from == to || from == State::Stopped || is_final {
-                return;
-            }
-            tracing::info!(db = %self.path.display(), %from, %to, "replication state");
-            inner.status.state = to.clone();
-            Self::tell_all(inner, &Event::State { from, to });
-        });
+        self.update(|inner| self.go_to(inner, to));
+    }
+
+    fn go_to(&self, inner: &mut Inner, to: State) {
+        let from = inner.status.state.clone();
+        let is_final = matches!(from, State::Fenced | State::Failed) && to != State::Stopped;
+        if from == to || from == State::Stopped || is_final {
+            return;
+        }
+        tracing::info!(db = %self.path.display(), %from, %to, "replication state");
+        inner.status.state = to.clone();
+        Self::tell_all(inner, &Event::State { from, to });
+    }
+
+    /// The state of a replicator at work follows from what works and what does not.
+    fn judge(&self, inner: &mut Inner) {
+        if !matches!(inner.status.state, State::Starting | State::Streaming | State::Stalled) {
+            return;
+        }
+        let fails = |part: Part| inner.failing[part as usize].is_some();
+        let stalled = inner.paused.is_some() || fails(Part::Capture) || fails(Part::Ship);
+        let to = match (stalled, inner.reconciled && inner.flowing) {
+            (true, _) => State::Stalled,
+            (false, true) => State::Streaming,
+            (false, false) => State::Starting,
+        };
+        self.go_to(inner, to);
     }
 
     /// Notes a failure that will be tried again.
-    pub(crate) fn failed(&self, error: &Error, after: Duration) {
+    pub(crate) fn failed(&self, part: Part, error: &Error, after: Duration) {
         self.update(|inner| {
-            inner.status.last_error = Some(error.clone());
+            inner.failing[part as usize] = Some(error.clone());
             let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
             Self::tell_all(inner, &Event::Retrying { error: error.clone(), after_ms });
+            self.judge(inner);
         });
     }
 
@@ -212,9 +255,25 @@ impl Shared {
         self.set_state(if error.kind() == ErrorKind::Diverged { State::Fenced } else { State::Failed });
     }
 
-    /// Notes that a failure is over.
-    pub(crate) fn recovered(&self) {
-        self.update(|inner| inner.status.last_error = None);
+    /// Notes that a part works.
+    pub(crate) fn works(&self, part: Part) {
+        self.update(|inner| {
+            inner.failing[part as usize] = None;
+            self.judge(inner);
+        });
+    }
+
+    /// Whether a part does not.
+    pub(crate) fn is_failing(&self, part: Part) -> bool {
+        lock(&self.inner).failing[part as usize].is_some()
+    }
+
+    /// Notes that there is a capture, old or new, and that the database has been compared with it.
+    pub(crate) fn set_flowing(&self) {
+        self.update(|inner| {
+            inner.flowing = true;
+            self.judge(inner);
+        });
     }
 
     /// Notes that there is, or may be, something uncaptured.
@@ -264,6 +323,7 @@ impl Shared {
         self.update(|inner| {
             inner.served = (0, Txid::ZERO);
             inner.dirty = true;
+            inner.drained = false;
         });
         self.capture.notify_one();
     }
@@ -288,7 +348,10 @@ impl Shared {
 
     /// Notes that it is known how the local chain and the one of the store go together.
     pub(crate) fn set_reconciled(&self) {
-        self.update(|inner| inner.reconciled = true);
+        self.update(|inner| {
+            inner.reconciled = true;
+            self.judge(inner);
+        });
     }
 
     /// Whether that is known.
@@ -298,7 +361,10 @@ impl Shared {
 
     /// Notes why capture pauses, or that it goes on.
     pub(crate) fn set_paused(&self, paused: Option<Error>) {
-        self.update(|inner| inner.paused = paused);
+        self.update(|inner| {
+            inner.paused = paused;
+            self.judge(inner);
+        });
     }
 
     /// Whether capture pauses.
@@ -317,15 +383,55 @@ impl Shared {
         lock(&self.inner).drained
     }
 
+    /// Notes that everything up to the last capture has arrived.
+    pub(crate) fn set_shipped(&self) {
+        self.update(|inner| inner.shipped = true);
+        self.capture.notify_one();
+    }
+
+    /// Whether it has.
+    pub(crate) fn is_shipped(&self) -> bool {
+        lock(&self.inner).shipped
+    }
+
+    /// Resolves when something has been asked for since the request `seen`: a sync or a stop.
+    pub(crate) async fn asked_after(&self, seen: u64) {
+        loop {
+            let told = self.asked.notified();
+            if self.requested() > seen {
+                return;
+            }
+            told.await;
+        }
+    }
+
     /// Asks for a capture of everything and waits until it has arrived.
     pub(crate) fn sync(&self, timeout: Duration) -> Result<SyncStatus> {
+        let mine = self.request();
+        self.await_until(timeout, "sync", |inner| Self::has_arrived(inner, mine))
+    }
+
+    /// Asks for a capture of everything; the number of the request.
+    pub(crate) fn request(&self) -> u64 {
         let mine = {
             let mut inner = lock(&self.inner);
             inner.requested += 1;
             inner.requested
         };
+        self.asked.notify_waiters();
         self.capture.notify_one();
-        self.await_until(timeout, "sync", |inner| inner.served.0 >= mine && inner.status.remote_txid >= inner.served.1)
+        mine
+    }
+
+    fn has_arrived(inner: &Inner, request: u64) -> bool {
+        inner.served.0 >= request && inner.status.remote_txid >= inner.served.1
+    }
+
+    /// What a waiting [`sync`](Self::sync) would return now: the status, once what was asked for has arrived.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn arrived(&self, request: u64) -> Option<SyncStatus> {
+        let inner = lock(&self.inner);
+        Self::has_arrived(&inner, request).then(|| Self::status_of(&inner))
     }
 
     /// Waits until the store has acknowledged a capture.
@@ -358,23 +464,38 @@ impl Shared {
 
     /// Asks the replicator to end and waits for its report.
     pub(crate) fn stop(&self, timeout: Duration) -> Result<StopReport> {
-        {
-            let mut inner = lock(&self.inner);
-            if let Some(report) = &inner.report {
-                return Ok(report.clone());
-            }
-            let by = self.clock.monotonic() + timeout;
-            inner.stop_by = Some(inner.stop_by.map_or(by, |before| before.min(by)));
-            inner.requested += 1;
-        }
-        self.stop.notify_waiters();
-        self.capture.notify_one();
-        self.ship.notify_one();
+        self.request_stop(timeout);
         // The tasks keep the time themselves; the rest is for closing files, which takes no store.
-        let patience = timeout + Duration::from_secs(5);
+        let patience = timeout.saturating_add(Duration::from_secs(5));
         let waited = self.changed.wait_timeout_while(lock(&self.inner), patience, |inner| inner.report.is_none());
         let (inner, _) = waited.unwrap_or_else(PoisonError::into_inner);
         inner.report.clone().ok_or_else(|| Error::new(ErrorKind::Timeout, "stop: the engine did not end in time"))
+    }
+
+    /// Asks the replicator to end within this time.
+    pub(crate) fn request_stop(&self, timeout: Duration) {
+        {
+            let mut inner = lock(&self.inner);
+            if inner.report.is_some() {
+                return;
+            }
+            let by = self.clock.monotonic().saturating_add(timeout);
+            inner.requested += 1;
+            if inner.stop_by.is_none() {
+                inner.stop_request = inner.requested;
+            }
+            inner.stop_by = Some(inner.stop_by.map_or(by, |before| before.min(by)));
+        }
+        self.stop.notify_waiters();
+        self.asked.notify_waiters();
+        self.capture.notify_one();
+        self.ship.notify_one();
+    }
+
+    /// The report, once it has ended.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn report(&self) -> Option<StopReport> {
+        lock(&self.inner).report.clone()
     }
 
     /// Notes the end, with its report.
@@ -385,7 +506,9 @@ impl Shared {
                 return;
             }
             let status = Self::status_of(inner);
-            let flushed = error.is_none() && !inner.dirty && status.local_txid == status.remote_txid;
+            // Not what is believed of the database, but that a capture begun after the call has arrived.
+            let asked = inner.stop_by.is_some() && Self::has_arrived(inner, inner.stop_request);
+            let flushed = error.is_none() && asked && !inner.dirty || mutant!(StopFlushedAlways);
             let (local_txid, remote_txid) = (status.local_txid, status.remote_txid);
             let error = error.or_else(|| if flushed { None } else { status.last_error });
             inner.report = Some(StopReport { flushed, local_txid, remote_txid, error });

@@ -86,7 +86,7 @@ impl Ledger {
                 disk.rename(&temporary, &path).map_err(wrap)?;
                 disk.sync_dir(folder).map_err(wrap)?;
             }
-            _ => disk.remove(&temporary).map_err(wrap)?,
+            _ => forget_temporary(&disk, &temporary).map_err(wrap)?,
         }
         let mut ledger = Self {
             disk: disk.clone(),
@@ -206,15 +206,17 @@ impl Ledger {
     pub(crate) fn replace(&self, page_size: PageSize) -> Result<Replacement> {
         let path = temporary_name(&self.path);
         let file = self.disk.create(&path).map_err(|e| Error::disk("write ledger", &path, e))?;
-        Ok(Replacement { file, path, page_size, buffer: Vec::new(), written: 0 })
+        let disk = self.disk.clone();
+        Ok(Replacement { disk, file, path, page_size, buffer: Vec::new(), written: 0, end: End::Open })
     }
 
     /// Takes a finished replacement over. The capture it is of must be in the spool by now.
-    pub(crate) fn adopt(&mut self, replacement: Replacement, txid: Txid) -> Result<()> {
+    pub(crate) fn adopt(&mut self, mut replacement: Replacement, txid: Txid) -> Result<()> {
         let wrap = |e| Error::disk("write ledger", &self.path, e);
         let pages = replacement.pages();
         let base = Base { txid, page_size: replacement.page_size.get(), pages };
         self.disk.rename(&replacement.path, &self.path).map_err(wrap)?;
+        replacement.end = End::Adopted;
         self.disk.sync_dir(self.path.parent().unwrap_or(Path::new("."))).map_err(wrap)?;
         self.file = Some(self.disk.open_rw(&self.path).map_err(wrap)?);
         self.base = base;
@@ -242,6 +244,16 @@ fn write_run(file: &dyn DiskFile, start: u32, run: &mut Vec<u8>) -> std::io::Res
     Ok(())
 }
 
+/// Removes a replacement that was not taken over, so that it stays away: if a crash brought it back, it would be taken
+/// for the ledger of whatever has its id by then.
+fn forget_temporary(disk: &SharedDisk, path: &Path) -> std::io::Result<()> {
+    if disk.stat(path)?.is_none() {
+        return Ok(());
+    }
+    disk.remove(path)?;
+    disk.sync_dir(path.parent().unwrap_or(Path::new(".")))
+}
+
 type Opened = (Base, Box<dyn DiskFile>);
 
 fn read_base(disk: &SharedDisk, path: &Path) -> std::io::Result<Option<Opened>> {
@@ -251,8 +263,10 @@ fn read_base(disk: &SharedDisk, path: &Path) -> std::io::Result<Option<Opened>> 
     let file = disk.open_rw(path)?;
     let mut header = [0; HEADER as usize];
     let read = file.read_at(0, &mut header)?;
-    let whole = |base: &Base| file.len().is_ok_and(|len| len >= HEADER + 8 * u64::from(base.pages));
-    let base = (read == header.len()).then(|| Base::decode(&header)).flatten().filter(whole);
+    // An error here says nothing about the ledger: it is the caller's, not a reason to forget what is known.
+    let len = file.len()?;
+    let base = (read == header.len()).then(|| Base::decode(&header)).flatten();
+    let base = base.filter(|base| len >= HEADER + 8 * u64::from(base.pages));
     Ok(base.map(|base| (base, file)))
 }
 
@@ -279,11 +293,35 @@ impl Walk<'_> {
 /// A ledger being written from the first page on.
 #[derive(Debug)]
 pub(crate) struct Replacement {
+    disk: SharedDisk,
     file: Box<dyn DiskFile>,
     path: PathBuf,
     page_size: PageSize,
     buffer: Vec<u8>,
     written: u64,
+    end: End,
+}
+
+/// How far a replacement came.
+#[derive(Debug)]
+enum End {
+    /// It has no header: a start cannot take it over.
+    Open,
+    /// It is whole.
+    Finished,
+    /// It is the ledger.
+    Adopted,
+}
+
+impl Drop for Replacement {
+    fn drop(&mut self) {
+        // If this fails, the next replacement is written over it, or the next start removes it.
+        let _ = match self.end {
+            End::Open => self.disk.remove(&self.path),
+            End::Finished => forget_temporary(&self.disk, &self.path),
+            End::Adopted => Ok(()),
+        };
+    }
 }
 
 impl Replacement {
@@ -311,6 +349,7 @@ impl Replacement {
         let wrap = |e| Error::disk("write ledger", &self.path, e);
         self.file.sync().map_err(wrap)?;
         let base = Base { txid, page_size: self.page_size.get(), pages: self.pages() };
+        self.end = End::Finished;
         self.file.write_at(0, &base.encode()).map_err(wrap)?;
         self.file.sync().map_err(wrap)
     }

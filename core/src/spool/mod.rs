@@ -21,6 +21,7 @@ pub(crate) mod ledger;
 pub(crate) mod state;
 mod writer;
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -169,6 +170,12 @@ impl Spool {
         self.files.iter_mut().filter(|file| file.txids == txids).for_each(|file| file.crc = Some(crc));
     }
 
+    /// Whether a file lies where it should.
+    pub(crate) fn is_there(&self, file: &SpoolFile) -> Result<bool> {
+        let path = self.path(file.level, file.txids);
+        Ok(self.disk.stat(&path).map_err(|e| Error::disk("look at spool", &path, e))?.is_some())
+    }
+
     /// Opens a file for reading.
     pub(crate) fn read(&self, file: &SpoolFile) -> Result<Reader> {
         let path = self.path(file.level, file.txids);
@@ -178,23 +185,38 @@ impl Spool {
 
     /// Removes the files up to a capture.
     pub(crate) fn release(&mut self, up_to: Txid) -> Result<()> {
-        let (done, kept): (Vec<_>, Vec<_>) = self.files.drain(..).partition(|file| file.txids.max() <= up_to);
-        self.files = kept;
-        self.remove(&done)
+        self.remove(|file| file.txids.max() <= up_to)
     }
 
     /// Removes the files after a capture: they are damaged, or belong to a chain that goes on elsewhere.
     pub(crate) fn discard_after(&mut self, txid: Txid) -> Result<()> {
-        let (gone, kept): (Vec<_>, Vec<_>) = self.files.drain(..).partition(|file| file.txids.max() > txid);
-        self.files = kept;
-        self.remove(&gone)
-    }
-
-    fn remove(&self, files: &[SpoolFile]) -> Result<()> {
-        for file in files {
-            let path = self.path(file.level, file.txids);
-            self.disk.remove(&path).map_err(|e| Error::disk("clean spool", &path, e))?;
+        self.remove(|file| file.txids.max() > txid)?;
+        // Their ids are given again, maybe at another level: a crash must not bring them back beside the new files.
+        for level in LEVELS {
+            let folder = self.folder(level);
+            match self.disk.sync_dir(&folder) {
+                Err(e) if e.kind() != ErrorKind::NotFound => return Err(Error::disk("clean spool", &folder, e)),
+                _ => {}
+            }
         }
         Ok(())
+    }
+
+    /// What cannot be removed stays known, so that it is tried again.
+    fn remove(&mut self, gone: impl Fn(&SpoolFile) -> bool) -> Result<()> {
+        let mut failed = None;
+        let (mut files, mut kept) = (std::mem::take(&mut self.files), Vec::new());
+        for file in files.drain(..) {
+            if gone(&file) {
+                let path = self.path(file.level, file.txids);
+                match self.disk.remove(&path) {
+                    Ok(()) => continue,
+                    Err(e) => failed = failed.or(Some(Error::disk("clean spool", &path, e))),
+                }
+            }
+            kept.push(file);
+        }
+        self.files = kept;
+        failed.map_or(Ok(()), Err)
     }
 }

@@ -50,12 +50,17 @@ impl SpoolWriter {
     pub(super) fn publish(mut self) -> Result<(u64, u64)> {
         let publish = |this: &mut Self| {
             this.drain()?;
-            if let Some(file) = &this.file {
+            if let (Some(file), false) = (&this.file, mutant!(FileSyncMissing)) {
                 file.sync()?;
             }
             this.disk.rename(&temporary_name(&this.path), &this.path)?;
             this.file = None;
-            this.disk.sync_dir(this.path.parent().unwrap_or(Path::new(".")))
+            if mutant!(FolderSyncMissing) {
+                return Ok(());
+            }
+            let named = this.disk.sync_dir(this.path.parent().unwrap_or(Path::new(".")));
+            // Nobody knows of it: under this name it would be found at the next start.
+            named.inspect_err(|_| drop(this.disk.remove(&this.path)))
         };
         publish(&mut self).map_err(|e| Error::disk("write spool file", &self.path, e))?;
         Ok((self.written, self.crc.value()))

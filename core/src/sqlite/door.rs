@@ -5,6 +5,8 @@
 //! nothing is written. Pages and frames are read from the files directly: the database and the `-shm` file
 //! through the pool that never closes a descriptor, the `-wal` file, which carries no locks, as it is.
 
+#![cfg_attr(not(feature = "testing"), allow(unreachable_pub, reason = "the simulator implements the traits"))]
+
 use std::fmt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -21,7 +23,7 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// Whether the attached files are still those that the paths name.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Identity {
+pub enum Identity {
     /// They are.
     Same,
     /// The database is another file now.
@@ -34,23 +36,23 @@ pub(crate) enum Identity {
 
 /// What the WAL's index says at a moment.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct WalView {
+pub struct WalView {
     /// The generation of the WAL.
-    pub(crate) salts: Salts,
+    pub salts: Salts,
     /// The last committed frame; 0 if there is none.
-    pub(crate) max_frame: u32,
+    pub max_frame: u32,
     /// The running checksum after it.
-    pub(crate) frame_checksum: (u32, u32),
+    pub frame_checksum: (u32, u32),
     /// Pages of the database; 0 if nothing was written since the index was set up.
-    pub(crate) page_count: u32,
+    pub page_count: u32,
     /// Frames that are copied back into the database.
-    pub(crate) backfilled: u32,
+    pub backfilled: u32,
     /// Bytes a page.
-    pub(crate) page_size: PageSize,
+    pub page_size: PageSize,
 }
 
 /// A live database in WAL mode, attached.
-pub(crate) trait Door: fmt::Debug + Send {
+pub trait Door: fmt::Debug + Send {
     /// Whether the attached files are still those that the paths name.
     fn identity(&self) -> Result<Identity>;
     /// Device and inode of the database.
@@ -83,7 +85,7 @@ pub(crate) trait Door: fmt::Debug + Send {
 }
 
 /// Opens doors.
-pub(crate) trait Attach: fmt::Debug + Send + Sync {
+pub trait Attach: fmt::Debug + Send + Sync {
     /// Attaches the database at a path; `None` while there is none, or none with a header.
     fn attach(&self, path: &Path) -> Result<Option<Box<dyn Door>>>;
 }

@@ -20,6 +20,8 @@ mod check;
 mod connection;
 mod door;
 mod failure;
+#[cfg(test)]
+pub(crate) mod faulty;
 mod signals;
 
 #[cfg(target_os = "linux")]
@@ -47,7 +49,11 @@ pub use connection::{
     Checkpoint, CheckpointMode, begin_read, begin_write, checkpoint, checkpoint_passive, end_read, journal_mode,
     open_connection, rollback, switch_to_wal,
 };
-pub(crate) use door::{Attach, Door, Identity, SqliteAttach, WalView, is_database};
+#[cfg(feature = "testing")]
+pub use door::{Attach, Door, Identity, WalView};
+#[cfg(not(feature = "testing"))]
+pub(crate) use door::{Attach, Door, Identity, WalView};
+pub(crate) use door::{SqliteAttach, is_database};
 pub use failure::files_replaced;
 pub(crate) use signals::block_signals;
 

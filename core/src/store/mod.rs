@@ -95,7 +95,8 @@ impl LtxStore {
     /// Stores a file under its name, which must be free. An object that is there already is left as it is.
     pub async fn put(&self, level: Level, txids: TxidRange, body: Body, created: Timestamp) -> Result<PutOutcome> {
         let key = self.layout.key(level, txids)?;
-        let options = PutOptions { mode: PutMode::Create, created };
+        let mode = if mutant!(PutUnconditional) { PutMode::Overwrite } else { PutMode::Create };
+        let options = PutOptions { mode, created };
         match self.blob.put(&key, body, options).await {
             Ok(meta) => Ok(PutOutcome::Stored { size: meta.size }),
             Err(BlobError::AlreadyExists { .. }) => Ok(PutOutcome::Exists(key)),
@@ -111,6 +112,20 @@ impl LtxStore {
     /// Bytes of an object that a put has met.
     pub async fn get_key(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Bytes, BlobError> {
         self.blob.get(key, range).await
+    }
+
+    /// Whether there is a file of this name, in the layout that is written.
+    pub(crate) async fn has(&self, level: Level, txids: TxidRange) -> Result<bool> {
+        match self.blob.head(&self.layout.key(level, txids)?).await {
+            Ok(_) => Ok(true),
+            Err(BlobError::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Bytes of an object that a put has met.
+    pub(crate) async fn size(&self, key: &ObjectKey) -> Result<u64> {
+        Ok(self.blob.head(key).await.map_err(Error::from)?.size)
     }
 
     /// When a file's content was captured: from the listing, the object's metadata, or its LTX header.

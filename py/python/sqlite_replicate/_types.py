@@ -56,7 +56,7 @@ class SyncStatus:
     state: State
     """What the replicator is doing."""
     last_error: Optional[ReplicateError]
-    """The last failure, until an upload succeeds after it."""
+    """What fails at present, or has ended replication; none once it has succeeded again."""
     last_sync: Optional[datetime]
     """When the store last acknowledged something."""
     pending_bytes: int

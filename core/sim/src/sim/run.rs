@@ -1,0 +1,500 @@
+//! One simulation from its first step to the last check.
+//!
+//! The driver polls the engine, takes the steps that only it can take, moves time when everybody waits, and asks the
+//! judge after each.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use replicate::simulation::{Engine, Mutant, Setup, restore, switch};
+use replicate::{Check, Event, Options, RestoreOptions, RestoreReport, State, Target, Txid};
+use replicate_format::PageEncoding;
+
+use super::clock::{InstantClock, SimClock};
+use super::db::state::State as Content;
+use super::disk::SimDisk;
+use super::door::SimAttach;
+use super::rng::Rng;
+use super::step::{Schedule, Step, What};
+use super::store::SimStore;
+use super::world::{DATABASE, Shared, World};
+
+/// After the last fault everything arrives within this time: the longest wait between attempts is half a minute.
+const CONVERGES_WITHIN: Duration = Duration::from_secs(180);
+/// More turns of the driver than any schedule needs: a busy loop.
+const MOST_TURNS: u32 = 400_000;
+/// What a member may spool before capture pauses.
+const SPOOL_LIMIT: u64 = 24 << 10;
+
+/// What a simulation has found.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Outcome {
+    /// The first broken promise.
+    pub violation: Option<String>,
+    /// What happened, if it was asked for.
+    pub trace: Vec<String>,
+    /// The last id in the store.
+    pub newest: u64,
+    /// The store lied when nothing on the host could tell.
+    pub inconclusive: bool,
+    /// Commits of the database.
+    pub commits: usize,
+    /// Why images were made, as [`replicate::event::RebaseReason::name`] has it, each once.
+    pub reasons: Vec<&'static str>,
+}
+
+#[derive(Debug, Default)]
+struct Flag(AtomicBool);
+
+impl Wake for Flag {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A future that is polled when it was woken.
+struct Task<T> {
+    future: Pin<Box<dyn Future<Output = T> + Send>>,
+    flag: Arc<Flag>,
+    waker: Waker,
+}
+
+impl<T> Task<T> {
+    fn new(future: impl Future<Output = T> + Send + 'static) -> Self {
+        let flag = Arc::new(Flag(AtomicBool::new(true)));
+        Self { future: Box::pin(future), waker: Waker::from(flag.clone()), flag }
+    }
+
+    /// Its result, or whether it did anything.
+    fn poll(&mut self) -> Result<T, bool> {
+        if !self.flag.0.swap(false, Ordering::Relaxed) {
+            return Err(false);
+        }
+        match self.future.as_mut().poll(&mut Context::from_waker(&self.waker)) {
+            Poll::Ready(result) => Ok(result),
+            Poll::Pending => Err(true),
+        }
+    }
+}
+
+struct Running {
+    engine: Engine,
+    task: Task<()>,
+    process: u32,
+    /// The place of the history when it was told to stop.
+    stopping: Option<usize>,
+    /// Calls of `sync` that wait, with the place of the history and the database when they were made.
+    syncs: Vec<(u64, usize, Option<usize>)>,
+}
+
+struct Restoring {
+    task: Task<replicate::Result<RestoreReport>>,
+    process: u32,
+    output: String,
+}
+
+struct Sim {
+    world: Shared,
+    clock: Arc<SimClock>,
+    running: Option<Running>,
+    restoring: Option<Restoring>,
+    restores: u32,
+    rng: Rng,
+    reasons: Vec<&'static str>,
+}
+
+/// Runs a schedule.
+#[must_use]
+pub fn run(schedule: &Schedule, mutant: Option<Mutant>, traced: bool) -> Outcome {
+    switch(mutant);
+    let world = World::new(schedule, traced);
+    let clock = Arc::new(SimClock(world.clone()));
+    let rng = Rng::new(schedule.seed ^ 0xd21f);
+    let mut sim = Sim { world, clock, running: None, restoring: None, restores: 0, rng, reasons: Vec::new() };
+    sim.start();
+    sim.steps();
+    if !sim.is_over() {
+        sim.converge();
+    }
+    if !sim.is_over() {
+        sim.finish();
+    }
+    sim.drop_engine();
+    sim.restoring = None;
+    switch(None);
+    let mut world = sim.world.lock();
+    Outcome {
+        violation: world.violation.take(),
+        trace: world.trace.take().unwrap_or_default(),
+        newest: world.oracle.newest(),
+        inconclusive: world.inconclusive,
+        commits: world.oracle.now() + 1,
+        reasons: std::mem::take(&mut sim.reasons),
+    }
+}
+
+impl Sim {
+    fn is_over(&self) -> bool {
+        let world = self.world.lock();
+        world.violation.is_some() || world.inconclusive
+    }
+
+    fn start(&mut self) {
+        if self.running.is_some() {
+            return;
+        }
+        let process = {
+            let mut world = self.world.lock();
+            let process = world.start_process();
+            world.engine = Some(process);
+            process
+        };
+        let mut config = Options::new().check().expect("the defaults are valid");
+        config.sync_interval = Duration::from_millis(self.rng.pick(&[10, 100, 1000]));
+        config.checkpoint_pages = self.rng.pick(&[4, 8, 30]);
+        config.spool_limit = SPOOL_LIMIT;
+        config.page_encoding = self.rng.pick(&[PageEncoding::Frame, PageEncoding::Block]);
+        let setup = Setup {
+            path: DATABASE.into(),
+            config,
+            clock: self.clock.clone(),
+            disk: Arc::new(SimDisk::new(&self.world, process)),
+            attach: Arc::new(SimAttach::new(&self.world, process)),
+            blob: Arc::new(SimStore::new(&self.world, &self.clock, process)),
+            spread: self.rng.bits(),
+        };
+        let (engine, future) = Engine::new(setup);
+        let task = Task::new(future);
+        self.running = Some(Running { engine, task, process, stopping: None, syncs: Vec::new() });
+    }
+
+    /// Takes all steps.
+    fn steps(&mut self) {
+        for _ in 0..MOST_TURNS {
+            if self.is_over() {
+                return;
+            }
+            let due = {
+                let mut world = self.world.lock();
+                world.take_steps();
+                if world.steps.is_empty() {
+                    return;
+                }
+                world.pop_due()
+            };
+            if let Some(step) = due {
+                self.take(&step);
+                continue;
+            }
+            if !self.turn() {
+                let next = self.world.lock().next_step();
+                self.wait_until(next);
+            }
+        }
+        self.world.lock().violated("the schedule does not end".to_owned());
+    }
+
+    /// Lets whoever was woken run. Whether anybody did.
+    fn turn(&mut self) -> bool {
+        let mut ran = false;
+        if let Some(running) = &mut self.running {
+            if std::mem::take(&mut self.world.lock().rang) {
+                running.engine.ring();
+            }
+            let polled = running.task.poll();
+            ran |= polled != Err(false);
+            if !self.world.lock().is_alive(running.process) {
+                // Killed: whatever it said afterwards, nobody has heard it.
+                self.running = None;
+            } else if polled.is_ok() {
+                self.ended();
+            } else if polled == Err(true) {
+                self.judge();
+            }
+        }
+        if let Some(restoring) = &mut self.restoring {
+            let polled = restoring.task.poll();
+            ran |= !matches!(polled, Err(false));
+            if !self.world.lock().is_alive(restoring.process) {
+                self.restoring = None;
+            } else if let Ok(result) = polled
+                && let Some(done) = self.restoring.take()
+            {
+                self.restored(&done.output, result);
+            }
+        }
+        ran
+    }
+
+    /// Everybody waits: time moves to the next moment that somebody waits for.
+    fn wait_until(&mut self, step: Option<Duration>) {
+        self.check_rest();
+        let mut world = self.world.lock();
+        let next = world.time.next().into_iter().chain(step).min();
+        match next {
+            Some(next) => world.time.advance(next),
+            None => world.violated("nobody waits for anything any more".to_owned()),
+        }
+    }
+
+    fn take(&mut self, step: &Step) {
+        self.world.lock().tell(|_| format!("{:?}", step.what));
+        let place = {
+            let world = self.world.lock();
+            (world.oracle.now(), world.current)
+        };
+        match (step.what, &mut self.running) {
+            (What::Start, _) => self.start(),
+            (What::Stop { millis }, Some(running)) => {
+                running.stopping.get_or_insert(place.0);
+                running.engine.request_stop(Duration::from_millis(millis.into()));
+            }
+            (What::Sync, Some(running)) => {
+                let request = running.engine.request_sync();
+                running.syncs.push((request, place.0, place.1));
+            }
+            (What::Restore, _) => self.start_restore(),
+            _ => {}
+        }
+    }
+
+    /// What the engine has said since it was asked last.
+    fn judge(&mut self) {
+        let Some(running) = &mut self.running else { return };
+        let status = running.engine.status();
+        let mut world = self.world.lock();
+        let checked = world.oracle.acknowledged(status.remote_txid.0);
+        world.demand(checked);
+        if let Some((id, process)) = world.foreign
+            && process == Some(running.process)
+            && status.remote_txid.0 >= id
+            && !world.damaged
+        {
+            world.violated(format!("I4: id {id} is acknowledged, which another writer has stored"));
+        }
+        if status.state == State::Streaming && status.last_sync.is_some() {
+            world.level_headed = Some(running.process);
+        }
+        let bytes = status.pending_bytes;
+        let most = SPOOL_LIMIT + 3 * 50 * 4200;
+        if bytes > most {
+            world.violated(format!("I14: {bytes} bytes wait in the spool"));
+        }
+        running.syncs.retain(|&(request, place, file)| {
+            let Some(status) = running.engine.arrived(request) else { return true };
+            // What was in a database that is no longer there need not have been seen.
+            if world.current == file && file.is_some() {
+                let checked = world.oracle.covers(status.remote_txid.0, place, "sync");
+                world.demand(checked);
+            }
+            false
+        });
+        while let Some(event) = running.engine.event() {
+            if let Event::Captured { rebase: Some(reason), .. } = &event
+                && !self.reasons.contains(&reason.name())
+            {
+                self.reasons.push(reason.name());
+            }
+            if let Event::Captured { txid, .. } = &event {
+                let name = format!("-{txid}.ltx");
+                for path in world.disk.find(&name).into_iter().filter(|path| path.ends_with(&name)) {
+                    if !world.disk.is_durable(&path) {
+                        world.violated(format!("I14: {path} is captured, and not safe from a loss of power"));
+                    }
+                }
+            }
+            world.tell(|_| format!("    {event:?}"));
+        }
+        if matches!(status.state, State::Failed | State::Fenced) {
+            world.violated(format!("replication has ended: {:?}", status.last_error));
+        }
+    }
+
+    /// The engine has let go of the thread and waits for time to pass.
+    fn check_rest(&mut self) {
+        let mut world = self.world.lock();
+        if let Some(held) = &world.held {
+            let (sealed, reads) = (held.seal.is_some(), held.reads.len());
+            if sealed {
+                world.violated("I9: the write lock is held while the engine waits".to_owned());
+            }
+            if reads != 1 {
+                world.violated(format!("I10: {reads} read transactions are open while the engine waits"));
+            }
+        }
+    }
+
+    /// The engine has ended, one way or another.
+    fn ended(&mut self) {
+        self.judge();
+        let Some(running) = self.running.take() else { return };
+        let mut world = self.world.lock();
+        if let (Some(place), Some(report)) = (running.stopping, running.engine.report()) {
+            world.tell(|_| format!("    {report:?}"));
+            if report.flushed {
+                let checked = world.oracle.covers(report.remote_txid.0, place, "stop");
+                world.demand(checked);
+            }
+        }
+        world.end_engine();
+    }
+
+    fn drop_engine(&mut self) {
+        self.world.lock().end_engine();
+        self.running = None;
+    }
+
+    fn start_restore(&mut self) {
+        if self.restoring.is_some() {
+            return;
+        }
+        self.restores += 1;
+        let process = self.world.lock().start_process();
+        let output = format!("/restored/{}.db", self.restores);
+        let store = Arc::new(SimStore::new(&self.world, &self.clock, process));
+        let (disk, clock) = (Arc::new(SimDisk::new(&self.world, process)), self.clock.clone());
+        let options = RestoreOptions::new(&output).check(Check::None).parallelism(4);
+        let task = Task::new(async move { restore(&options, store, disk, clock).await });
+        self.restoring = Some(Restoring { task, process, output });
+    }
+
+    /// A restore is either exact, or an error that leaves nothing.
+    fn restored(&mut self, output: &str, result: replicate::Result<RestoreReport>) {
+        let mut world = self.world.lock();
+        let found = world.disk.content(output).map(<[u8]>::to_vec);
+        match result {
+            Err(error) => {
+                world.tell(|_| format!("    restore: {error}"));
+                // The last step of all, making the name durable, may fail when the database has its name.
+                let placed = error.to_string().contains("durable");
+                if found.is_some() && !placed {
+                    world.violated(format!("I2: a failed restore left its output: {error}"));
+                }
+            }
+            Ok(report) => {
+                let txid = report.txid.0;
+                let content = found.zip(world.oracle.page_size_of(txid)).map(|(bytes, size)| Content::of(size, &bytes));
+                let restored = content.map(|content| content.hash());
+                if restored.is_none() || restored != world.oracle.state_of(txid) {
+                    world.violated(format!("I2: id {txid} is restored as something else"));
+                }
+            }
+        }
+    }
+
+    /// After the last fault: everything arrives.
+    fn converge(&mut self) {
+        {
+            let mut world = self.world.lock();
+            world.heal();
+            world.tell(|_| "no more faults".to_owned());
+        }
+        let start = self.world.lock().now();
+        loop {
+            for _ in 0..MOST_TURNS {
+                if !self.turn() || self.is_over() {
+                    break;
+                }
+            }
+            if self.is_over() {
+                return;
+            }
+            let (now, level) = {
+                let world = self.world.lock();
+                (world.now(), world.current.is_none() || world.oracle.is_level())
+            };
+            let status = match &self.running {
+                None => {
+                    self.start();
+                    continue;
+                }
+                Some(running) if running.stopping.is_some() => None,
+                Some(running) => Some(running.engine.status()),
+            };
+            if let Some(status) = status {
+                let arrived = status.in_sync && status.local_txid == status.remote_txid;
+                // Without a database there is nothing to do better after a listing that had told too little.
+                let nothing = self.world.lock().current.is_none();
+                if (arrived && level) || nothing {
+                    self.world.lock().tell(|_| "level".to_owned());
+                    return;
+                }
+                if now > start + CONVERGES_WITHIN {
+                    let what = format!("not level after {CONVERGES_WITHIN:?}: level={level} {status:?}");
+                    self.world.lock().violated(what);
+                    return;
+                }
+            }
+            self.wait_until(None);
+        }
+    }
+
+    /// A last sync, a stop, and restores from what is in the store.
+    fn finish(&mut self) {
+        let place = self.world.lock().oracle.now();
+        if let Some(running) = &mut self.running {
+            running.stopping = Some(place);
+            running.engine.request_stop(Duration::from_secs(30));
+        }
+        let start = self.world.lock().now();
+        while self.running.is_some() && !self.is_over() {
+            if !self.turn() && self.running.is_some() {
+                if self.world.lock().now() > start + Duration::from_secs(40) {
+                    self.world.lock().violated("stop does not end".to_owned());
+                }
+                self.wait_until(None);
+            }
+        }
+        if self.is_over() {
+            return;
+        }
+        let newest = self.world.lock().oracle.newest();
+        if newest == 0 {
+            return;
+        }
+        let level = self.world.lock().oracle.is_level() || self.world.lock().current.is_none();
+        if !level {
+            self.world
+                .lock()
+                .violated("I1: after a stop without faults the replica is not what the database is".into());
+        }
+        self.check_restore(Target::Latest, newest);
+        let drawn = self.rng.between(1, newest);
+        if self.world.lock().oracle.state_of(drawn).is_none() {
+            return;
+        }
+        self.check_restore(Target::Txid(Txid(drawn)), drawn);
+    }
+
+    /// Restores by the engine's own code from the objects as they are.
+    fn check_restore(&mut self, target: Target, txid: u64) {
+        let process = self.world.lock().start_process();
+        let output = format!("/judged/{process}.db");
+        let store = Arc::new(SimStore::sound(&self.world, &self.clock));
+        let disk = Arc::new(SimDisk::new(&self.world, process));
+        let clock = Arc::new(InstantClock(self.clock.clone()));
+        let options = RestoreOptions::new(&output).check(Check::None).target(target).parallelism(4);
+        let mut task = Task::new(async move { restore(&options, store, disk, clock).await });
+        for _ in 0..MOST_TURNS {
+            match task.poll() {
+                Ok(Ok(report)) => {
+                    if report.txid.0 != txid {
+                        let what = format!("I2: restoring id {txid} gave {}", report.txid);
+                        self.world.lock().violated(what);
+                    }
+                    return self.restored(&output, Ok(report));
+                }
+                // A state that was replaced by a snapshot of a later id need not be there.
+                Ok(Err(error)) => {
+                    self.world.lock().violated(format!("I2: id {txid} cannot be restored: {error}"));
+                    return;
+                }
+                Err(_) => {}
+            }
+        }
+        self.world.lock().violated("a restore does not end".to_owned());
+    }
+}
