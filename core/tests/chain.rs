@@ -300,3 +300,24 @@ fn a_replica_that_has_vanished_is_not_taken_for_one_that_never_was() {
     std::fs::rename(&mounted, &lab.replica).unwrap();
     assert!(replicate::ensure_exists(&lab.database, &lab.config()).unwrap());
 }
+
+#[test]
+fn a_database_restored_at_the_start_is_told_of() {
+    let lab = Lab::new();
+    let app = lab.create(4096);
+    let arrived = run(&lab, |_| insert(&app, 1));
+    drop(app);
+    for name in ["app.db", "app.db-wal", "app.db-shm"] {
+        let _ = std::fs::remove_file(lab.folder.path().join(name));
+    }
+    let handle = lab.start();
+    let (first, second) = (handle.events(), handle.events());
+    handle.stop(SOON).unwrap();
+    let restored = |events: &replicate::Events| {
+        std::iter::from_fn(|| events.next(Duration::ZERO)).find_map(|event| match event {
+            replicate::Event::Restored { txid } => Some(txid),
+            _ => None,
+        })
+    };
+    assert_eq!((restored(&first), restored(&second)), (Some(arrived), None));
+}

@@ -49,6 +49,8 @@ struct Inner {
     /// Monotonic time by which the replicator is to end.
     stop_by: Option<Duration>,
     report: Option<StopReport>,
+    /// What happened before anybody could subscribe; told to the first.
+    before: Option<Event>,
     subscribers: Vec<Weak<Queue>>,
 }
 
@@ -127,6 +129,7 @@ impl Shared {
             served: (0, Txid::ZERO),
             stop_by: None,
             report: None,
+            before: None,
             subscribers: Vec::new(),
         };
         Self {
@@ -148,12 +151,20 @@ impl Shared {
     pub(crate) fn subscribe(&self) -> Arc<Queue> {
         let queue = Arc::new(Queue::default());
         let mut inner = lock(&self.inner);
+        if let Some(event) = inner.before.take() {
+            queue.push(event);
+        }
         if inner.report.is_some() {
             queue.end();
         } else {
             inner.subscribers.push(Arc::downgrade(&queue));
         }
         queue
+    }
+
+    /// Has the first subscriber told that the database was restored before the start.
+    pub(crate) fn set_restored(&self, txid: Txid) {
+        lock(&self.inner).before = Some(Event::Restored { txid });
     }
 
     /// Tells subscribers.
