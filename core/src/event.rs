@@ -186,7 +186,7 @@ pub enum Event {
         /// When it is tried again, in milliseconds from now.
         after_ms: u64,
     },
-    /// A database was restored before replication started.
+    /// A database was restored before replication started. Told to the first that subscribes.
     Restored {
         /// The last capture in it.
         txid: Txid,

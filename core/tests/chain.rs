@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use common::{Lab, Random, SOON, assert_same_pages, churn};
-use replicate::{ConfigKey, Handle, Txid};
+use replicate::{ConfigKey, ErrorKind, Handle, Txid};
 use rusqlite::Connection;
 
 fn run(lab: &Lab, work: impl FnOnce(&Handle)) -> Txid {
@@ -277,4 +277,47 @@ fn a_start_with_a_wrong_place_that_does_not_answer_leaves_what_waits_for_the_rig
         assert!(lab.replica.join("ltx/0").join(file.file_name().unwrap()).exists());
     }
     lab.assert_restores_by_call(&app);
+}
+
+#[test]
+fn a_replica_that_has_vanished_is_not_taken_for_one_that_never_was() {
+    let lab = Lab::new();
+    let app = lab.create(4096);
+    run(&lab, |_| insert(&app, 1));
+    drop(app);
+    for name in ["app.db", "app.db-wal", "app.db-shm"] {
+        let _ = std::fs::remove_file(lab.folder.path().join(name));
+    }
+    let mounted = lab.folder.path().join("mounted");
+    std::fs::rename(&lab.replica, &mounted).unwrap();
+    for error in [
+        replicate::ensure_exists(&lab.database, &lab.config()).unwrap_err(),
+        Handle::start(&lab.database, lab.config()).unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    }
+    assert!(!lab.database.exists() && !lab.replica.exists());
+    std::fs::rename(&mounted, &lab.replica).unwrap();
+    assert!(replicate::ensure_exists(&lab.database, &lab.config()).unwrap());
+}
+
+#[test]
+fn a_database_restored_at_the_start_is_told_of() {
+    let lab = Lab::new();
+    let app = lab.create(4096);
+    let arrived = run(&lab, |_| insert(&app, 1));
+    drop(app);
+    for name in ["app.db", "app.db-wal", "app.db-shm"] {
+        let _ = std::fs::remove_file(lab.folder.path().join(name));
+    }
+    let handle = lab.start();
+    let (first, second) = (handle.events(), handle.events());
+    handle.stop(SOON).unwrap();
+    let restored = |events: &replicate::Events| {
+        std::iter::from_fn(|| events.next(Duration::ZERO)).find_map(|event| match event {
+            replicate::Event::Restored { txid } => Some(txid),
+            _ => None,
+        })
+    };
+    assert_eq!((restored(&first), restored(&second)), (Some(arrived), None));
 }

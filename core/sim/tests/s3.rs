@@ -12,6 +12,7 @@ use replicate::{Error, ErrorKind};
 use replicate_sim::loopback::{LoopbackS3, Refusal};
 use replicate_sim::servers::{ACCESS_KEY, SECRET_KEY, TlsFiles, VersityGw, free_port, location};
 
+#[derive(Debug)]
 struct Server {
     s3: LoopbackS3,
     _root: tempfile::TempDir,
@@ -231,6 +232,74 @@ async fn an_upload_that_fails_or_is_dropped_is_aborted() {
     put.abort();
     until("the upload is aborted", || server.s3.open_uploads().expect("listed") == 0).await;
     assert_eq!(server.s3.requests("CompleteMultipartUpload"), 0);
+}
+
+/// A body that is known by a tag; from some part on the service fails.
+#[derive(Debug)]
+struct Known {
+    tag: u64,
+    fails_from: u64,
+    server: Arc<Server>,
+}
+
+#[async_trait::async_trait]
+impl BodySource for Known {
+    fn len(&self) -> u64 {
+        40 << 20
+    }
+
+    fn tag(&self) -> Option<u64> {
+        Some(self.tag)
+    }
+
+    async fn read(&self, range: std::ops::Range<u64>) -> Result<Bytes, Error> {
+        if range.start >= self.fails_from {
+            self.server.s3.refuse(Refusal::InternalError, Some("UploadPart"), None);
+        }
+        let words = range.start / 8..range.end / 8;
+        Ok(words.flat_map(|n| (n ^ self.tag).to_le_bytes()).collect::<Vec<_>>().into())
+    }
+}
+
+#[tokio::test]
+async fn an_upload_that_an_outage_has_interrupted_goes_on_with_what_has_arrived() {
+    for lost in [false, true] {
+        let server = Arc::new(server());
+        let store = store(server.s3.location("bkt", "p"));
+        let body = |tag, fails_from| Arc::new(Known { tag, fails_from, server: server.clone() });
+        let again = || options(PutMode::Create);
+        for _ in 0..2 {
+            let failed = store.put(&key("a"), body(7, 32 << 20), again()).await;
+            assert_eq!(error(failed).kind(), ErrorKind::Unavailable);
+            server.s3.clear_faults();
+        }
+        assert_eq!((server.s3.requests("CreateMultipartUpload"), server.s3.open_uploads().expect("listed")), (1, 1));
+        let sent = server.s3.requests("UploadPart");
+        if lost {
+            server.s3.forget_uploads().expect("removed");
+            // A server may close the connection before its answer was read.
+            while !error(store.put(&key("a"), body(7, u64::MAX), again()).await).message().contains("lost the upload") {
+            }
+        }
+        store.put(&key("a"), body(7, u64::MAX), again()).await.expect("put");
+        let fresh = server.s3.requests("UploadPart") - sent;
+        assert_eq!(server.s3.requests("CreateMultipartUpload"), if lost { 2 } else { 1 });
+        assert!(if lost { fresh >= 5 } else { fresh < 5 }, "{fresh} parts were sent");
+        let whole = body(7, u64::MAX).read(0..40 << 20).await.expect("read");
+        assert!(store.get(&key("a"), None).await.expect("get") == whole);
+        // What is another file under the same name, or the same under another, begins anew; nothing stays open.
+        let failed = store.put(&key("b"), body(7, 32 << 20), again()).await;
+        assert_eq!(error(failed).kind(), ErrorKind::Unavailable);
+        server.s3.clear_faults();
+        store.put(&key("b"), body(8, u64::MAX), again()).await.expect("put");
+        let other = body(8, u64::MAX).read(0..40 << 20).await.expect("read");
+        assert!(store.get(&key("b"), None).await.expect("get") == other);
+        until("the interrupted one is aborted", || server.s3.open_uploads().expect("listed") == 0).await;
+        let failed = store.put(&key("c"), body(7, 32 << 20), again()).await;
+        assert_eq!(error(failed).kind(), ErrorKind::Unavailable);
+        drop(store);
+        until("it is aborted with the store", || server.s3.open_uploads().expect("listed") == 0).await;
+    }
 }
 
 #[tokio::test]

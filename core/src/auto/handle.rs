@@ -67,13 +67,16 @@ impl Handle {
         }
         let env = environment()?;
         let store = open_store(location, &env)?;
-        prepare(&path, &config, &store, &env)?;
+        let restored = prepare(&path, &config, &store, &env)?;
         let mut running = register();
         let mine = location.to_string();
         if let Some(other) = running.get(&path).filter(|other| !other.shared.is_finished()) {
             return Ok(Self { path, pid, shared: Some(other.shared.clone()) });
         }
         let shared = Arc::new(Shared::new(&path, env.clock.clone()));
+        if let Some(txid) = restored {
+            shared.set_restored(txid);
+        }
         let env = env.for_database(&path);
         let member = Member { env, config, store, shared: shared.clone(), watch: Arc::new(InotifyWatch::default()) };
         let task = runtime()?.spawn(member.run());

@@ -9,6 +9,8 @@ mod runtime;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use replicate_format::Txid;
+
 use crate::blob;
 use crate::clock::SystemClock;
 use crate::config::{Config, Options, RestorePolicy, StoreLocation};
@@ -129,8 +131,8 @@ fn open_store(location: &StoreLocation, env: &RealEnv) -> Result<LtxStore> {
     Ok(LtxStore::new(blob::open(location, env.disk.clone())?))
 }
 
-/// What must be right before replication starts.
-fn prepare(path: &Path, config: &Config, store: &LtxStore, env: &RealEnv) -> Result<()> {
+/// What must be right before replication starts. The last capture in the database if it was restored.
+fn prepare(path: &Path, config: &Config, store: &LtxStore, env: &RealEnv) -> Result<Option<Txid>> {
     restore::tidy(env.disk.as_ref(), path);
     let wrap = |e| Error::disk("look at the database", path, e);
     let there = env.disk.stat(path).map_err(wrap)?.is_some_and(|entry| entry.len > 0);
@@ -141,14 +143,15 @@ fn prepare(path: &Path, config: &Config, store: &LtxStore, env: &RealEnv) -> Res
         }
         let folder = state_folder(path);
         env.disk.create_dir_all(&folder).map_err(|e| Error::disk("make the state folder", &folder, e))?;
-        return crate::sqlite::probe(&folder, path);
+        return crate::sqlite::probe(&folder, path).map(|()| None);
     }
     if config.restore == RestorePolicy::Missing
         && let Some(report) = restore_missing(path, store, env)?
     {
         tracing::info!(db = %path.display(), txid = %report.txid, "restored the missing database");
+        return Ok(Some(report.txid));
     }
-    Ok(())
+    Ok(None)
 }
 
 fn restore_missing(path: &Path, store: &LtxStore, env: &RealEnv) -> Result<Option<RestoreReport>> {

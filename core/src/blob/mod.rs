@@ -82,6 +82,11 @@ pub trait BodySource: fmt::Debug + Send + Sync {
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
+    /// Tells this content from every other one: bodies of the same length and the same tag hold the same bytes.
+    /// `None` if that is not known; then an upload that was interrupted starts anew.
+    fn tag(&self) -> Option<u64> {
+        None
+    }
     /// Exactly the bytes of this range, which lies within the length.
     async fn read(&self, range: Range<u64>) -> Result<Bytes>;
 }

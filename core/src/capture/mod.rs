@@ -15,7 +15,7 @@ mod watch;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use replicate_format::{Decoder, FormatError, Level, PageEncoding, PageSize, Salts, Txid, crc64, page_checksum};
+use replicate_format::{Decoder, FormatError, Level, PageEncoding, PageSize, Salts, Txid, page_checksum};
 
 use crate::clock::SharedClock;
 use crate::disk::SharedDisk;
@@ -23,7 +23,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, RebaseReason};
 use crate::spool::ledger::Ledger;
 use crate::spool::state::{MarkRecord, Record, ShippedRecord, StateFile};
-use crate::spool::{LocalChain, Spool, SpoolFile};
+use crate::spool::{LocalChain, Spool, SpoolFile, replica_id};
 use crate::sqlite::{Attach, Door, Identity, WalView};
 
 use self::frames::{Frames, FramesError, Scratch, chain_from_header, chain_from_mark, frame_offset};
@@ -140,7 +140,7 @@ impl Capture {
         let (state, record) = StateFile::open(&disk, folder)?;
         let newest = lock(&spool).newest();
         let ledger = Ledger::open(disk, folder, newest)?;
-        let replica = format!("{:016x}", crc64(config.replica.as_bytes()));
+        let replica = replica_id(&config.replica);
         let position =
             Position { txid: Txid::ZERO, commit: 0, page_size: None, mark: None, unbroken: false, due: None };
         let nowhere = WalMark { salts: Default::default(), frame: 0, checksum: (0, 0) };

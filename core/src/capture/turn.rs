@@ -181,7 +181,8 @@ impl Capture {
         door.pin()?;
         door.unpin_older()?;
         self.turned_at = WalMark::end_of(&view);
-        tracing::debug!(frames = copied.log, copied = copied.copied, "copied back while writers were held");
+        let db = self.config.database.display();
+        tracing::debug!(%db, frames = copied.log, copied = copied.copied, "copied back while writers were held");
         Ok(tail)
     }
 }

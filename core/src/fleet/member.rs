@@ -23,6 +23,9 @@ use crate::spool::{Spool, SpoolFile, state_folder};
 use crate::sqlite::{self, Attach};
 use crate::store::{LtxInfo, LtxStore};
 
+/// A file up to this length is checked before every attempt to put it, a longer one before the first.
+const RECHECKED: u64 = 64 << 20;
+
 /// How often a stand-by asks for the lock.
 const STANDBY_POLL: Duration = Duration::from_millis(500);
 
@@ -215,6 +218,7 @@ impl Member {
     async fn ship_loop(&self, work: &Work) -> Result<()> {
         let mut backoff = Backoff::new(self.env.clock.now().0.unsigned_abs() ^ self.env.spread);
         let mut watermark = self.reconcile(work, &mut backoff).await?;
+        let mut checked = Txid::ZERO;
         loop {
             let next = work.spool(|spool| {
                 // Files that do not follow on what is there are left overs of a spool that has lost some.
@@ -237,8 +241,12 @@ impl Member {
                 self.shared.set_remote(file.txids.max(), 0, None);
             }
             // Nothing is put before all of it was seen to be what was captured: a part cannot tell.
-            let shipped = match self.env.blocking.run(check).await {
-                Ok(()) => ship_file(&self.store, &file, body).await,
+            let known = file.size > RECHECKED && checked == file.txids.max();
+            let shipped = match if known { Ok(()) } else { self.env.blocking.run(check).await } {
+                Ok(()) => {
+                    checked = file.txids.max();
+                    ship_file(&self.store, &file, body).await
+                }
                 Err(error) => Err(error),
             };
             match shipped {
@@ -249,6 +257,7 @@ impl Member {
                 }
                 Err(error) if error.kind() == ErrorKind::Diverged => return Err(error),
                 Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    checked = Txid::ZERO;
                     self.shared.failed(Part::Ship, &error, Duration::ZERO);
                     let snapshot = file.level == Level::SNAPSHOT;
                     let reason = RebaseReason::SpoolDamaged;

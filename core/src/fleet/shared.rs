@@ -69,6 +69,8 @@ struct Inner {
     /// The request that the first stop has made.
     stop_request: u64,
     report: Option<StopReport>,
+    /// What happened before anybody could subscribe; told to the first.
+    before: Option<Event>,
     subscribers: Vec<Weak<Queue>>,
 }
 
@@ -151,6 +153,7 @@ impl Shared {
             stop_by: None,
             stop_request: 0,
             report: None,
+            before: None,
             subscribers: Vec::new(),
         };
         Self {
@@ -173,12 +176,20 @@ impl Shared {
     pub(crate) fn subscribe(&self) -> Arc<Queue> {
         let queue = Arc::new(Queue::default());
         let mut inner = lock(&self.inner);
+        if let Some(event) = inner.before.take() {
+            queue.push(event);
+        }
         if inner.report.is_some() {
             queue.end();
         } else {
             inner.subscribers.push(Arc::downgrade(&queue));
         }
         queue
+    }
+
+    /// Has the first subscriber told that the database was restored before the start.
+    pub(crate) fn set_restored(&self, txid: Txid) {
+        lock(&self.inner).before = Some(Event::Restored { txid });
     }
 
     /// Tells subscribers.

@@ -12,7 +12,7 @@ use super::scratch::tidy;
 use super::{Cancel, RestoreOptions, RestoreReport};
 use crate::disk::DiskLock;
 use crate::error::{Error, ErrorKind, Result};
-use crate::spool::state_folder;
+use crate::spool::{state_folder, stored_before};
 use crate::store::LtxStore;
 
 /// How often a waiting process asks for its turn.
@@ -35,9 +35,22 @@ pub(crate) async fn ensure_exists(store: &LtxStore, path: &Path, env: &RestoreEn
     let options = RestoreOptions::new(path).overwrite(overwrite);
     match run(store, &options, env, &|_| {}, &Cancel::new()).await {
         Ok(report) => Ok(Some(report)),
-        Err(error) if error.kind() == ErrorKind::NoBackup => Ok(None),
+        Err(error) if error.kind() == ErrorKind::NoBackup => no_backup(store, path, env, error).await,
         Err(error) => Err(error.while_doing("restore the missing database")),
     }
+}
+
+/// There is no backup, unless the local state says that there must be one: then something stands between us and the
+/// replica (a folder that is not mounted, say), and a new database would be stored over it.
+async fn no_backup(store: &LtxStore, path: &Path, env: &RestoreEnv, error: Error) -> Result<Option<RestoreReport>> {
+    let (disk, folder, location) = (env.disk.clone(), state_folder(path), store.location());
+    let stored = env.blocking.run(move || stored_before(&disk, &folder, &location)).await?;
+    let Some(txid) = stored else { return Ok(None) };
+    let message =
+        format!("the replica is empty, but this host has stored into it txid={txid} replica={}", store.location());
+    Err(Error::new(ErrorKind::Unavailable, message)
+        .with_hint("see that the replica is mounted and its place is right; to begin anew remove the state folder beside the database")
+        .with_source(error))
 }
 
 /// Length of the database file; `None` if there is nothing at the path.

@@ -59,6 +59,10 @@ impl BodySource for FileBody {
         self.size
     }
 
+    fn tag(&self) -> Option<u64> {
+        self.crc
+    }
+
     async fn read(&self, range: Range<u64>) -> Result<Bytes> {
         let len = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX);
         let mut bytes = vec![0; len];

@@ -25,7 +25,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use replicate_format::{Level, Txid, TxidRange, ltx_file_name, parse_ltx_file_name};
+use replicate_format::{Level, Txid, TxidRange, crc64, ltx_file_name, parse_ltx_file_name};
 
 use crate::blob::Body;
 use crate::clock::Timestamp;
@@ -68,6 +68,20 @@ pub(crate) fn state_folder(database: &Path) -> PathBuf {
     name.push(database.file_name().unwrap_or_default());
     name.push("-replicate");
     database.with_file_name(name)
+}
+
+/// How a place of a replica is remembered.
+pub(crate) fn replica_id(location: &str) -> String {
+    format!("{:016x}", crc64(location.as_bytes()))
+}
+
+/// The last capture that the replica at this place is remembered to have acknowledged.
+pub(crate) fn stored_before(disk: &SharedDisk, state_folder: &Path, location: &str) -> Result<Option<Txid>> {
+    let path = state_folder.join("state");
+    let there = disk.stat(&path).map_err(|e| Error::disk("open state", &path, e))?.is_some();
+    let record = if there { state::StateFile::open(disk, state_folder)?.1 } else { None };
+    let record = record.filter(|record| record.replica == replica_id(location));
+    Ok(record.and_then(|record| record.shipped).map(|shipped| shipped.txid()))
 }
 
 /// The files of one database that wait.

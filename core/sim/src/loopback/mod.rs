@@ -169,6 +169,12 @@ impl LoopbackS3 {
         Ok(Folder::open(&self.root)?.uploads()?.len())
     }
 
+    /// Removes them, as a lifecycle rule does.
+    pub fn forget_uploads(&self) -> io::Result<()> {
+        let folder = Folder::open(&self.root)?;
+        folder.uploads()?.iter().try_for_each(|(id, _)| folder.end_upload(id))
+    }
+
     /// Ends every fault.
     pub fn clear_faults(&self) {
         self.faults.change(|plan| *plan = faults::Plan::default());

@@ -17,6 +17,7 @@ mod put;
 mod stamp;
 
 use std::ops::Range;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -55,6 +56,8 @@ pub struct S3Store {
     client: OnceCell<Client>,
     /// What the probe found out, once it ran.
     conditional: OnceCell<bool>,
+    /// The last upload in parts, if an outage has interrupted it.
+    interrupted: Mutex<Option<put::Interrupted>>,
     clock: SystemClock,
 }
 
@@ -69,6 +72,7 @@ impl S3Store {
             http,
             client: OnceCell::new(),
             conditional: OnceCell::new(),
+            interrupted: Mutex::default(),
             clock: SystemClock::new(),
         })
     }

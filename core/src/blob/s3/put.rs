@@ -1,7 +1,13 @@
 //! Writing: one request below [`PART`], parts from there on, and the probe for conditional writes.
 
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use aws_sdk_s3::Client;
-use aws_sdk_s3::error::SdkError;
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use bytes::Bytes;
@@ -88,6 +94,34 @@ impl S3Store {
         created: Timestamp,
         condition: Option<String>,
     ) -> BlobResult<Option<String>> {
+        let interrupted = self.interrupted.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let tag = body.tag();
+        // Another one is aborted when it goes.
+        let mut upload = match interrupted.filter(|it| it.is_of(&self.full(key.as_str()), body, created)) {
+            Some(it) => it.upload,
+            None => self.start_upload(key, created).await?,
+        };
+        let sent = self.send_parts(key, body, &upload).await;
+        let done = match sent {
+            Ok(parts) => self.complete(key, body.len(), created, condition, &upload, parts).await,
+            Err(error) => Err(error),
+        };
+        let passing = matches!(&done, Err(BlobError::Other(error)) if error.is_retryable());
+        if let (true, Some(tag), false) = (passing, tag, upload.gone.load(Ordering::Relaxed)) {
+            // What has arrived need not be sent again when the store is back.
+            let interrupted = Interrupted { len: body.len(), tag, created, upload };
+            *self.interrupted.lock().unwrap_or_else(PoisonError::into_inner) = Some(interrupted);
+            return done;
+        }
+        upload.open = false;
+        if done.is_err() {
+            // A completion that was refused leaves its parts, too.
+            upload.abort().await;
+        }
+        done
+    }
+
+    async fn start_upload(&self, key: &ObjectKey, created: Timestamp) -> BlobResult<Upload> {
         let client = self.client().await?;
         let full = self.full(key.as_str());
         let started = client
@@ -101,28 +135,20 @@ impl S3Store {
             .await
             .map_err(|e| self.doing("start upload", Some(key)).failed(e))?;
         let id = started.upload_id().ok_or_else(|| Error::internal("an upload without id"))?.to_owned();
-        let mut upload =
-            Upload { client: client.clone(), bucket: self.location.bucket.clone(), key: full, id, open: true };
-        let sent = self.send_parts(key, body, &upload).await;
-        let done = match sent {
-            Ok(parts) => self.complete(key, body.len(), created, condition, &upload, parts).await,
-            Err(error) => Err(error),
-        };
-        upload.open = false;
-        if done.is_err() {
-            // A completion that was refused leaves its parts, too.
-            upload.abort().await;
-        }
-        done
+        let (client, bucket, sent) = (client.clone(), self.location.bucket.clone(), Mutex::default());
+        Ok(Upload { client, bucket, key: full, id, sent, gone: AtomicBool::new(false), open: true })
     }
 
     async fn send_parts(&self, key: &ObjectKey, body: &Body, upload: &Upload) -> BlobResult<Vec<CompletedPart>> {
         let size = part_size(body.len());
         let send = |index: u64| async move {
+            let number = i32::try_from(index + 1).map_err(|_| Error::internal("too many parts"))?;
+            if upload.sent().contains_key(&number) {
+                return Ok(());
+            }
             let start = index * size;
             let bytes = read_exact(body, start..body.len().min(start + size)).await?;
             let len = bytes.len() as u64;
-            let number = i32::try_from(index + 1).map_err(|_| Error::internal("too many parts"))?;
             let answer = upload
                 .client
                 .upload_part()
@@ -135,16 +161,24 @@ impl S3Store {
                 .customize()
                 .config_override(patience(len))
                 .send()
-                .await
-                .map_err(|e| self.doing("put part", Some(key)).failed(e))?;
+                .await;
+            let answer = answer.map_err(|e| match upload.note_if_gone(&e) {
+                true => self.lost_upload("put part", key),
+                false => self.doing("put part", Some(key)).failed(e),
+            })?;
             let part = CompletedPart::builder().part_number(number).set_e_tag(answer.e_tag().map(str::to_owned));
-            Ok::<_, BlobError>(part.build())
+            upload.sent().insert(number, part.build());
+            Ok::<_, BlobError>(())
         };
         let indexes = 0..body.len().div_ceil(size);
-        let parts = stream::iter(indexes).map(send).buffer_unordered(self.provider.parts_at_once);
-        let mut parts: Vec<_> = parts.try_collect().await?;
-        parts.sort_by_key(CompletedPart::part_number);
-        Ok(parts)
+        stream::iter(indexes).map(send).buffer_unordered(self.provider.parts_at_once).try_collect::<()>().await?;
+        Ok(upload.sent().values().cloned().collect())
+    }
+
+    /// Aborted by somebody's lifecycle rule; from the start it can succeed.
+    fn lost_upload(&self, what: &'static str, key: &ObjectKey) -> BlobError {
+        let message = format!("{what}: the store has lost the upload {}", self.doing("", Some(key)).place());
+        Error::new(ErrorKind::Unavailable, message).into()
     }
 
     async fn complete(
@@ -170,7 +204,7 @@ impl S3Store {
             Ok(answer) => return Ok(answer.e_tag().map(str::to_owned)),
             Err(error) => error,
         };
-        let gone = error.as_service_error().and_then(|e| e.meta().code()) == Some("NoSuchUpload");
+        let gone = upload.note_if_gone(&error);
         // Repeated after a lost answer, a completion meets its own work.
         if gone
             && let Ok(there) = self.head(key).await
@@ -183,9 +217,7 @@ impl S3Store {
             return Err(BlobError::AlreadyExists { key: key.to_string() });
         }
         if gone {
-            // Aborted by somebody's lifecycle rule; from the start it can succeed.
-            let message = format!("complete upload: the store has lost it {}", self.doing("", Some(key)).place());
-            return Err(Error::new(ErrorKind::Unavailable, message).into());
+            return Err(self.lost_upload("complete upload", key));
         }
         Err(self.doing("complete upload", Some(key)).failed(error))
     }
@@ -236,7 +268,7 @@ impl S3Store {
 }
 
 /// Whether a condition failed: the name is taken, or somebody is just taking it.
-fn is_taken<E>(error: &SdkError<E, aws_sdk_s3::config::http::HttpResponse>) -> bool {
+fn is_taken<E>(error: &SdkError<E, HttpResponse>) -> bool {
     matches!(failure::status(error), Some(409 | 412))
 }
 
@@ -246,10 +278,44 @@ struct Upload {
     bucket: String,
     key: String,
     id: String,
+    /// The parts that the store has.
+    sent: Mutex<BTreeMap<i32, CompletedPart>>,
+    /// The store does not know it any more.
+    gone: AtomicBool,
     open: bool,
 }
 
+/// An upload that can go on, and what it is of.
+pub(super) struct Interrupted {
+    len: u64,
+    tag: u64,
+    created: Timestamp,
+    upload: Upload,
+}
+
+impl Interrupted {
+    fn is_of(&self, key: &str, body: &Body, created: Timestamp) -> bool {
+        (self.upload.key.as_str(), self.len, Some(self.tag), self.created) == (key, body.len(), body.tag(), created)
+    }
+}
+
+impl fmt::Debug for Interrupted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Interrupted").field("key", &self.upload.key).field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
 impl Upload {
+    fn sent(&self) -> MutexGuard<'_, BTreeMap<i32, CompletedPart>> {
+        self.sent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_if_gone<E: ProvideErrorMetadata>(&self, error: &SdkError<E, HttpResponse>) -> bool {
+        let gone = error.as_service_error().and_then(|e| e.meta().code()) == Some("NoSuchUpload");
+        self.gone.fetch_or(gone, Ordering::Relaxed);
+        gone
+    }
+
     async fn abort(&self) {
         let request = self.client.abort_multipart_upload().bucket(&self.bucket).key(&self.key).upload_id(&self.id);
         if let Err(error) = request.customize().config_override(patience(0)).send().await {
@@ -271,6 +337,8 @@ impl Drop for Upload {
                 bucket: std::mem::take(&mut self.bucket),
                 key: std::mem::take(&mut self.key),
                 id: std::mem::take(&mut self.id),
+                sent: Mutex::default(),
+                gone: AtomicBool::new(false),
                 open: false,
             };
             runtime.spawn(async move { upload.abort().await });
