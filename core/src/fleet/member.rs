@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use replicate_format::{Level, PageSize, Txid};
+use replicate_format::{PageSize, Txid};
 
 use super::hostlock::HostLock;
 use super::schedule::is_final;
@@ -250,11 +250,11 @@ impl Member {
                 Err(error) if error.kind() == ErrorKind::Diverged => return Err(error),
                 Err(error) if error.kind() == ErrorKind::Corrupt => {
                     self.shared.failed(Part::Ship, &error, Duration::ZERO);
-                    let snapshot = file.level == Level::SNAPSHOT;
                     let reason = RebaseReason::SpoolDamaged;
                     // Whether an attempt before this one had its effect, only the store can tell.
                     watermark = watermark.max(self.newest(&mut backoff).await);
-                    let over = StartOver { after: watermark, reason, snapshot, basis: None };
+                    // Everything is stored again: as a snapshot it needs nothing of what is there, also no page size.
+                    let over = StartOver { after: watermark, reason, snapshot: true, basis: None };
                     self.start_over(work, over, &mut backoff).await?;
                     self.shared.set_remote(watermark, 0, None);
                 }
