@@ -218,9 +218,8 @@ impl Member {
         loop {
             let next = work.spool(|spool| {
                 // Files that do not follow on what is there are left overs of a spool that has lost some.
-                let mut waiting = spool.pending(watermark).filter(|file| {
-                    file.txids.extends(watermark) || mutant!(ShippedOutOfOrder)
-                });
+                let mut waiting =
+                    spool.pending(watermark).filter(|file| file.txids.extends(watermark) || mutant!(ShippedOutOfOrder));
                 let next = if mutant!(ShippedOutOfOrder) { waiting.last() } else { waiting.next() }.cloned();
                 next.map(|file| (spool.check(&file), spool.body(&file), file))
             });
@@ -288,12 +287,7 @@ impl Member {
     }
 
     /// Has everything captured anew after `after`, however often that must be tried.
-    async fn start_over(
-        &self,
-        work: &Work,
-        over: StartOver,
-        backoff: &mut Backoff,
-    ) -> Result<()> {
+    async fn start_over(&self, work: &Work, over: StartOver, backoff: &mut Backoff) -> Result<()> {
         loop {
             let seen = self.shared.requested();
             match self.try_start_over(work, over).await {
