@@ -35,6 +35,8 @@ pub(crate) struct Env {
     pub(crate) attach: Arc<dyn Attach>,
     /// Makes waits between attempts differ from those of other processes.
     pub(crate) spread: u64,
+    /// What a megabyte is to the limits of capture.
+    pub(crate) megabyte: u64,
 }
 
 /// One database and its replica.
@@ -164,6 +166,7 @@ impl Member {
             replica: self.store.location(),
             page_encoding: self.config.page_encoding,
             checkpoint_pages: self.config.checkpoint_pages,
+            megabyte: self.env.megabyte,
         };
         self.env
             .blocking

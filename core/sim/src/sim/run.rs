@@ -164,6 +164,7 @@ impl Sim {
             disk: Arc::new(SimDisk::new(&self.world, process)),
             attach: Arc::new(SimAttach::new(&self.world, process)),
             blob: Arc::new(SimStore::new(&self.world, &self.clock, process)),
+            megabyte: self.rng.pick(&[200, 1000, 1000, 4000, 1 << 20]),
             spread: self.rng.bits(),
         };
         let (engine, future) = Engine::new(setup);
