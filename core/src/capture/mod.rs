@@ -342,10 +342,16 @@ impl Capture {
         Ok(self.done(events, caught_up, None))
     }
 
-    /// A failure between two read transactions leaves it open which of them is held: attach again.
+    /// A failure between two read transactions leaves it open which of them is held: attach again. One while writers
+    /// are held lets them go at once.
     fn steady<T>(&mut self, result: Result<T>) -> Result<T> {
-        if result.is_err() && self.door.as_ref().is_some_and(|door| door.pins() != 1) {
-            self.detach();
+        if result.is_err()
+            && let Some(door) = &mut self.door
+        {
+            let released = door.unseal();
+            if released.is_err() || door.pins() != 1 {
+                self.detach();
+            }
         }
         result
     }
