@@ -41,6 +41,8 @@ pub struct Setup {
     pub blob: SharedBlobStore,
     /// The options; lower limits that their texts have do not hold here.
     pub config: Config,
+    /// What a megabyte is to the limits of capture: small, so that small databases reach them.
+    pub megabyte: u64,
     /// Spreads the waits between attempts.
     pub spread: u64,
 }
@@ -73,11 +75,11 @@ impl Watch for Bell {
 
 impl Engine {
     /// Makes an engine; it starts when the future is polled first and ends when the future does.
-    #[must_use]
     pub fn new(setup: Setup) -> (Self, impl Future<Output = ()> + Send + use<>) {
         let shared = Arc::new(Shared::new(&setup.path, setup.clock.clone()));
         let (clock, disk, attach) = (setup.clock, setup.disk, setup.attach);
-        let env = Env { clock, disk, blocking: Blocking::Inline, attach, spread: setup.spread };
+        let env =
+            Env { clock, disk, blocking: Blocking::Inline, attach, spread: setup.spread, megabyte: setup.megabyte };
         let bell = Arc::new(Bell::default());
         let store = LtxStore::new(setup.blob);
         let member = Member { env, config: setup.config, store, shared: shared.clone(), watch: bell.clone() };

@@ -119,6 +119,7 @@ impl RealEnv {
             blocking: Blocking::Pool,
             attach: Arc::new(SqliteAttach::new(state_folder(path))),
             spread: u64::from(std::process::id()),
+            megabyte: 1 << 20,
         }
     }
 }

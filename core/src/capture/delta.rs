@@ -2,7 +2,7 @@
 
 use replicate_format::{Encoder, FormatError, Header, Level, PageSize, TxidRange};
 
-use super::{Capture, Frames, FramesError, RUN_BYTES, WalMark, chain_from_header, chain_from_mark, frame_offset};
+use super::{Capture, Frames, FramesError, RUN, WalMark, chain_from_header, chain_from_mark, frame_offset};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, RebaseReason};
 use crate::sqlite::{Door, WalView};
@@ -24,7 +24,7 @@ impl Capture {
         if view.max_frame == from {
             return Ok(None);
         }
-        let frames = Frames::read(door, view, from, chain, Some(RUN_BYTES), &mut self.scratch)?;
+        let frames = Frames::read(door, view, from, chain, Some(RUN * self.config.megabyte), &mut self.scratch)?;
         if has_gap(&frames, self.position.commit, view.page_size) {
             return Ok(self.rebase(door, view, RebaseReason::GrowthGap)?);
         }

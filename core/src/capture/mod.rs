@@ -31,8 +31,8 @@ use self::plan::{CapturePlan, Position, WalMark, plan};
 
 pub(crate) use self::watch::{InotifyWatch, Watch};
 
-/// Longest run of frames in one file, cut at a commit; a longer transaction makes a longer file.
-const RUN_BYTES: u64 = 8 << 20;
+/// Longest run of frames in one file in megabytes, cut at a commit; a longer transaction makes a longer file.
+const RUN: u64 = 8;
 
 /// Files that the store has but the ledger does not cover: more than this and it is written out.
 const RETAINED_FILES: usize = 64;
@@ -48,6 +48,8 @@ pub(crate) struct CaptureConfig {
     pub(crate) page_encoding: PageEncoding,
     /// WAL length from which it is copied back.
     pub(crate) checkpoint_pages: u32,
+    /// What a megabyte is to the limits on runs of frames; the simulation has small ones.
+    pub(crate) megabyte: u64,
 }
 
 /// What a step did.
@@ -340,10 +342,16 @@ impl Capture {
         Ok(self.done(events, caught_up, None))
     }
 
-    /// A failure between two read transactions leaves it open which of them is held: attach again.
+    /// A failure between two read transactions leaves it open which of them is held: attach again. One while writers
+    /// are held lets them go at once.
     fn steady<T>(&mut self, result: Result<T>) -> Result<T> {
-        if result.is_err() && self.door.as_ref().is_some_and(|door| door.pins() != 1) {
-            self.detach();
+        if result.is_err()
+            && let Some(door) = &mut self.door
+        {
+            let released = door.unseal();
+            if released.is_err() || door.pins() != 1 {
+                self.detach();
+            }
         }
         result
     }

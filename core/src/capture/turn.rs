@@ -15,15 +15,15 @@ use crate::event::Event;
 use crate::sqlite::{Door, WalView};
 
 /// The WAL may grow to this many times the length at which copying back starts before writers are held, and to
-/// this many bytes.
-const SEAL_AT: (u32, u64) = (3, 8 << 20);
+/// this many megabytes.
+const SEAL_AT: (u32, u64) = (3, 8);
 /// Larger pages than this count for more than one when it is decided whether to copy back.
 const PAGE: usize = 4096;
-/// The most bytes of frames that are read while writers are held.
-const SEALED_TAIL: u64 = 6 << 20;
-/// The most bytes that are brought to the disk or copied while writers are held: the time of it is what a write
+/// The most megabytes of frames that are read while writers are held.
+const SEALED_TAIL: u64 = 6;
+/// The most megabytes that are brought to the disk or copied while writers are held: the time of it is what a write
 /// may wait for us.
-const SEALED_WORK: u64 = 36 << 20;
+const SEALED_WORK: u64 = 36;
 /// How often it is tried to come that close to a writer that does not pause.
 const CATCH_UPS: u32 = 24;
 /// From this try on a writer that is faster than we are waits while every other run is read and packed. Between
@@ -65,7 +65,7 @@ impl Capture {
             return Ok(Vec::new());
         }
         let bytes = u64::from(view.max_frame) * view.page_size.frame_len() as u64;
-        let sealed = view.max_frame >= threshold.saturating_mul(SEAL_AT.0) && bytes >= SEAL_AT.1;
+        let sealed = view.max_frame >= threshold.saturating_mul(SEAL_AT.0) && bytes >= SEAL_AT.1 * self.config.megabyte;
         if !caught_up && !sealed {
             return Ok(Vec::new());
         }
@@ -86,6 +86,8 @@ impl Capture {
 
     /// Catches up, then holds the writers for what is left.
     fn sealed_turn(&mut self, door: &mut dyn Door) -> Result<Vec<Event>> {
+        let megabyte = self.config.megabyte;
+        let (most_tail, most_work) = (SEALED_TAIL * megabyte, SEALED_WORK * megabyte);
         let mut events = Vec::new();
         for round in 0..CATCH_UPS {
             let brake = round >= BRAKE_AFTER && round % 2 == 0 && door.seal(PATIENCE)?;
@@ -95,10 +97,10 @@ impl Capture {
             }
             events.extend(followed?.0);
             let left = self.left(door)?;
-            if left.tail > SEALED_TAIL / 2 {
+            if left.tail > most_tail / 2 {
                 continue;
             }
-            if left.work() <= SEALED_WORK / 2 {
+            if left.work() <= most_work / 2 {
                 break;
             }
             if left.copy > left.sync / 2 {
@@ -113,7 +115,7 @@ impl Capture {
             return Ok(events);
         }
         let left = self.left(door)?;
-        if left.tail > SEALED_TAIL || left.work() > SEALED_WORK {
+        if left.tail > most_tail || left.work() > most_work {
             door.unseal()?;
             return Ok(events);
         }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use replicate_format::{Level, PageSize, Txid};
+use replicate_format::{PageSize, Txid};
 
 use super::hostlock::HostLock;
 use super::schedule::is_final;
@@ -38,6 +38,8 @@ pub(crate) struct Env {
     pub(crate) attach: Arc<dyn Attach>,
     /// Makes waits between attempts differ from those of other processes.
     pub(crate) spread: u64,
+    /// What a megabyte is to the limits of capture.
+    pub(crate) megabyte: u64,
 }
 
 /// One database and its replica.
@@ -167,6 +169,7 @@ impl Member {
             replica: self.store.location(),
             page_encoding: self.config.page_encoding,
             checkpoint_pages: self.config.checkpoint_pages,
+            megabyte: self.env.megabyte,
         };
         self.env
             .blocking
@@ -222,9 +225,8 @@ impl Member {
         loop {
             let next = work.spool(|spool| {
                 // Files that do not follow on what is there are left overs of a spool that has lost some.
-                let mut waiting = spool.pending(watermark).filter(|file| {
-                    file.txids.extends(watermark) || mutant!(ShippedOutOfOrder)
-                });
+                let mut waiting =
+                    spool.pending(watermark).filter(|file| file.txids.extends(watermark) || mutant!(ShippedOutOfOrder));
                 let next = if mutant!(ShippedOutOfOrder) { waiting.last() } else { waiting.next() }.cloned();
                 next.map(|file| (spool.check(&file), spool.body(&file), file))
             });
@@ -259,11 +261,11 @@ impl Member {
                 Err(error) if error.kind() == ErrorKind::Corrupt => {
                     checked = Txid::ZERO;
                     self.shared.failed(Part::Ship, &error, Duration::ZERO);
-                    let snapshot = file.level == Level::SNAPSHOT;
                     let reason = RebaseReason::SpoolDamaged;
                     // Whether an attempt before this one had its effect, only the store can tell.
                     watermark = watermark.max(self.newest(&mut backoff).await);
-                    let over = StartOver { after: watermark, reason, snapshot, basis: None };
+                    // Everything is stored again: as a snapshot it needs nothing of what is there, also no page size.
+                    let over = StartOver { after: watermark, reason, snapshot: true, basis: None };
                     self.start_over(work, over, &mut backoff).await?;
                     self.shared.set_remote(watermark, 0, None);
                 }
@@ -297,12 +299,7 @@ impl Member {
     }
 
     /// Has everything captured anew after `after`, however often that must be tried.
-    async fn start_over(
-        &self,
-        work: &Work,
-        over: StartOver,
-        backoff: &mut Backoff,
-    ) -> Result<()> {
+    async fn start_over(&self, work: &Work, over: StartOver, backoff: &mut Backoff) -> Result<()> {
         loop {
             let seen = self.shared.requested();
             match self.try_start_over(work, over).await {

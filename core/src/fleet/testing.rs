@@ -167,7 +167,7 @@ impl Rig {
         let inner = Arc::new(SqliteAttach::new(state_folder(&self.database)));
         let attach = Arc::new(FaultyAttach { inner, script: self.script.clone() });
         let (clock, disk, blocking) = (self.clock.clone(), self.disk.clone(), self.blocking);
-        let env = Env { clock, disk, blocking, attach, spread: 7 };
+        let env = Env { clock, disk, blocking, attach, spread: 7, megabyte: 1 << 20 };
         let store = LtxStore::new(self.store.clone());
         let member = Member { env, config, store, shared: shared.clone(), watch: Arc::new(NoWatch) };
         *self.running.lock().unwrap() = Some(tokio::spawn(member.run()));

@@ -38,8 +38,7 @@ fn main() -> ExitCode {
 }
 
 fn wishes(mut arguments: impl Iterator<Item = String>) -> Result<Wishes, String> {
-    let mut wishes =
-        Wishes { seed: None, from: 0, schedules: None, time: Duration::from_secs(30), mutants: false };
+    let mut wishes = Wishes { seed: None, from: 0, schedules: None, time: Duration::from_secs(30), mutants: false };
     while let Some(flag) = arguments.next() {
         let mut value = || arguments.next().ok_or_else(|| format!("{flag} wants a value"));
         let number = |text: String| text.parse::<u64>().map_err(|e| format!("{flag} {text}: {e}"));

@@ -4,7 +4,7 @@
 //! steps while the failure stays. What is real: capture, spool, ledger, shipping, reconciliation, schedule and restore
 //! of the library. What is modelled: SQLite (`db`), the disk (`disk`), the store (`store`), time (`clock`). The judge
 //! is `oracle`.
-#![allow(missing_docs, reason = "a model reads like its subject; the modules say what they are")]
+#![allow(missing_docs, unreachable_pub, reason = "a model reads like its subject; the modules say what they are")]
 #![allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "everything here is small")]
 
 mod clock;

@@ -235,6 +235,7 @@ impl World {
     pub fn release(&mut self, number: u64) {
         if let Some(mut held) = self.held.take_if(|held| held.number == number) {
             self.files[held.file].engine_closes(&mut held.reads, held.seal.take());
+            self.observe();
         }
     }
 

@@ -157,6 +157,8 @@ impl Database {
     fn close_if_unused(&mut self) {
         if !self.app_open && !self.engine_open {
             self.index = None;
+            // The next opener takes for committed what a dead writer had written to its end.
+            self.settle_state();
         }
     }
 
