@@ -23,7 +23,7 @@ mod spool;
 pub mod embed {
     use std::time::Duration;
 
-    pub use crate::sqlite::isolate_sqlite;
+    pub use crate::sqlite::{isolate_sqlite, sole_sqlite};
 
     /// Stops every replicator of this process, for exit hooks; returns when all have ended or the time has passed.
     pub fn stop_all(timeout: Duration) {

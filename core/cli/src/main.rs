@@ -15,13 +15,12 @@ mod time;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // SAFETY: this is the first thing the process does; it has one thread and no connection is open, and the
-    // SQLite in this binary belongs to it alone.
-    let isolated = unsafe { replicate::embed::isolate_sqlite() };
+    // There is no other program in this process, hence no other SQLite whose locks could be harmed.
+    replicate::embed::sole_sqlite();
     let typed: Vec<_> = std::env::args_os().collect();
     // Before parsing, because a wrong command line must be reported in the wanted form, too.
     let json = spelling::wants_json(&typed);
-    match args::parse(typed).and_then(|request| run::run(request, isolated)) {
+    match args::parse(typed).and_then(run::run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             failure.report(json);
