@@ -1,11 +1,12 @@
 //! The `replicate` command: the library's engine in a process of its own.
 //!
 //! It uses the library's public API only. `args` turns what was typed into a request, `run` carries it out,
-//! `output` is the only code that writes to the terminal, `exit` knows what a failure looks like and which
+//! `output` is the only code that writes to the terminal, `log` hands it the library's warnings, `exit` knows what a failure looks like and which
 //! code it ends with. What is promised of all this is in the library's documents, `COMMAND.md`.
 
 mod args;
 mod exit;
+mod log;
 mod output;
 mod run;
 mod signal;
@@ -20,6 +21,7 @@ fn main() -> ExitCode {
     let typed: Vec<_> = std::env::args_os().collect();
     // Before parsing, because a wrong command line must be reported in the wanted form, too.
     let json = spelling::wants_json(&typed);
+    log::install(json);
     match args::parse(typed).and_then(run::run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
