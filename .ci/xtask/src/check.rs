@@ -23,6 +23,7 @@ const STEPS: &[Step] = &[
     Step { name: "banned calls are denied", run: bans_are_denied },
     Step { name: "banned calls are known (canary)", run: canary },
     Step { name: "clippy", run: clippy },
+    Step { name: "fuzz targets", run: fuzz_targets },
     Step { name: "documents", run: documents },
     Step { name: "licences and sources", run: deny },
 ];
@@ -93,6 +94,23 @@ fn clippy_reports(command: &mut Command) -> Outcome<String> {
 fn paths(list: &str) -> Vec<String> {
     let paths = list.lines().filter_map(|l| l.split_once("path = \"")?.1.split_once('"').map(|(path, _)| path));
     paths.map(str::to_owned).collect()
+}
+
+/// The fuzz targets compile, and every file of theirs is one. Running them needs a nightly compiler and cargo-fuzz.
+fn fuzz_targets() -> Outcome {
+    let manifest = sh::read(&sh::root().join("core/fuzz/Cargo.toml"))?;
+    let folder = sh::root().join("core/fuzz/fuzz_targets");
+    let entries = std::fs::read_dir(&folder).map_err(|e| format!("cannot list {}: {e}", folder.display()))?;
+    for name in entries.filter_map(|entry| Some(entry.ok()?.file_name())) {
+        let path = format!("path = \"fuzz_targets/{}\"", name.to_string_lossy());
+        if !manifest.contains(&path) {
+            return Err(format!("core/fuzz/Cargo.toml lacks a target with {path}"));
+        }
+    }
+    let mut command = sh::cargo(&["check", "--quiet", "--locked", "--manifest-path", "core/fuzz/Cargo.toml"]);
+    // Nothing is linked, so the fuzzer's own C++ need not be compiled.
+    command.env("CUSTOM_LIBFUZZER_PATH", "/nowhere/libfuzzer.a");
+    sh::run(command.arg("--target-dir").arg(sh::target().join("fuzz")))
 }
 
 /// Our own documents, with every broken link an error.

@@ -394,8 +394,8 @@ fn clean(path: &str) -> String {
 fn encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for c in text.chars() {
-        if matches!(c, '%' | '?' | '#' | ' ') || c.is_ascii_control() {
-            encoded.push_str(&format!("%{:02X}", u32::from(c)));
+        if matches!(c, '%' | '?' | '#') || c.is_whitespace() || c.is_control() {
+            c.encode_utf8(&mut [0; 4]).bytes().for_each(|byte| encoded.push_str(&format!("%{byte:02X}")));
         } else {
             encoded.push(c);
         }
@@ -550,12 +550,22 @@ mod tests {
             ("file:///My Project/üben", "/My Project/üben"),
             ("file:///a/%2e%2e/b", "/b"),
             ("file:///100%25%3F%23", "/100%?#"),
+            ("file:///a%E2%80%83", "/a\u{2003}"),
         ] {
             let place = StoreLocation::parse(url).expect(url);
             assert_eq!(place, StoreLocation::File(PathBuf::from(path)));
             assert_eq!(StoreLocation::parse(&place.to_string()).expect(url), place, "{place}");
         }
         assert_eq!(StoreLocation::parse("memory://x").expect("fine"), StoreLocation::Memory("x".into()));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_folder_is_shown_as_a_url_of_itself(path in "(/[^/\0]{1,8}){1,3}") {
+            let folder = StoreLocation::File(PathBuf::from(format!("/{}", clean(&path))));
+            proptest::prop_assume!(!clean(&path).is_empty());
+            proptest::prop_assert_eq!(StoreLocation::parse(&folder.to_string()).ok(), Some(folder));
+        }
     }
 
     #[test]
