@@ -133,6 +133,11 @@ pub(crate) fn c_compiler() -> Outcome {
     present(&compiler, &["--version"], "install a C compiler (Debian: apt-get install build-essential)")
 }
 
+/// What shows which symbols a library exports.
+pub(crate) fn symbol_lister() -> Outcome {
+    present("nm", &["--version"], "install binutils (Debian: apt-get install binutils)")
+}
+
 /// A Python that can make environments.
 fn python() -> Outcome<PathBuf> {
     let (major, minor) = PYTHON_MIN;
