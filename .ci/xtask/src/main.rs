@@ -78,8 +78,8 @@ const COMMANDS: &[Command] = &[
     },
     Command {
         name: "stress",
-        usage: "[--for 10m]",
-        about: "the load of the lock tests for this long, with a witness",
+        usage: "[--for 10m] [--kills 50]",
+        about: "host and engine in one process under load, first the laboratory, then the wheel; then kills",
         run: test::stress,
     },
     Command {
