@@ -51,6 +51,27 @@ pub(crate) fn run(arguments: &[String]) -> Outcome {
     if failed.is_empty() { Ok(()) } else { Err(format!("failed: {}", failed.join(", "))) }
 }
 
+/// The command `msrv`: everything compiles with the compiler of `rust-version`.
+pub(crate) fn msrv(arguments: &[String]) -> Outcome {
+    sh::no_arguments(arguments)?;
+    let manifest = sh::read(&sh::root().join("Cargo.toml"))?;
+    let version = oldest_rust(&manifest).ok_or("Cargo.toml promises no rust-version")?;
+    let toolchain = ["run", version];
+    if sh::quiet(sh::cmd("rustup").args(toolchain).args(["rustc", "--version"])).is_err() {
+        return Err(format!("Rust {version} is missing; rustup toolchain install {version} --profile minimal"));
+    }
+    let check = ["cargo", "check", "--quiet", "--locked", "--workspace", "--all-targets", "--target-dir"];
+    // Cargo tells programs that it starts which compiler it uses; the other one must not hear of it.
+    let mut command = sh::cmd("rustup");
+    command.args(toolchain).args(check).arg(sh::target().join("msrv"));
+    sh::run(command.env_remove("CARGO").env_remove("RUSTC").env_remove("RUSTUP_TOOLCHAIN"))
+}
+
+fn oldest_rust(manifest: &str) -> Option<&str> {
+    let line = manifest.lines().find_map(|line| line.strip_prefix("rust-version = \""))?;
+    line.split('"').next().filter(|version| !version.is_empty())
+}
+
 fn clippy() -> Outcome {
     let arguments = ["clippy", "--quiet", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"];
     sh::run(&mut sh::cargo(&arguments))
@@ -148,6 +169,12 @@ fn advisories(deny: &std::path::Path) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_oldest_rust_is_read_from_the_manifest() {
+        assert_eq!(oldest_rust("[a]\nrust-version = \"1.94.1\" # why\n"), Some("1.94.1"));
+        assert_eq!(oldest_rust("rust-version.workspace = true\n"), None);
+    }
 
     #[test]
     fn every_path_of_the_list_is_asked_of_the_canary() {

@@ -47,6 +47,12 @@ const COMMANDS: &[Command] = &[
         run: check::run,
     },
     Command {
+        name: "msrv",
+        usage: "",
+        about: "the workspace under the oldest Rust that Cargo.toml promises",
+        run: check::msrv,
+    },
+    Command {
         name: "docs",
         usage: "",
         about: "rewrite the option table of the README from the source",
@@ -142,7 +148,7 @@ mod tests {
 
     #[test]
     fn a_command_without_arguments_refuses_them() {
-        for name in ["check", "demo", "dist", "docs", "locks"] {
+        for name in ["check", "demo", "dist", "docs", "locks", "msrv"] {
             let error = dispatch(&[name.to_owned(), "--frobnicate".to_owned()]).expect_err(name);
             assert!(error.contains("--frobnicate"), "{error}");
         }
