@@ -94,7 +94,12 @@ const COMMANDS: &[Command] = &[
         about: "two SQLite copies in one process do each other no harm",
         run: |a| sh::no_arguments(a).and_then(|()| test::locks()),
     },
-    Command { name: "dist", usage: "", about: "the release wheel under target/dist", run: wheel::dist },
+    Command {
+        name: "dist",
+        usage: "",
+        about: "the release wheel under target/dist, for old systems too, and tested",
+        run: wheel::dist,
+    },
 ];
 
 fn main() -> ExitCode {
