@@ -28,7 +28,13 @@ mod spool;
 pub mod embed {
     use std::time::Duration;
 
-    pub use crate::sqlite::isolate_sqlite;
+    pub use crate::sqlite::{isolate_sqlite, sole_sqlite};
+
+    /// What is odd about the environment's options without being an error: for warnings where people see them.
+    #[must_use]
+    pub fn environment_complaints() -> Vec<String> {
+        crate::auto::environment_complaints()
+    }
 
     /// Stops every replicator of this process, for exit hooks; returns when all have ended or the time has passed.
     pub fn stop_all(timeout: Duration) {

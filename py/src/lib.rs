@@ -39,6 +39,12 @@ fn isolation() -> replicate::Result<()> {
     RESULT.get_or_init(|| unsafe { replicate::embed::isolate_sqlite() }).clone()
 }
 
+/// What is odd about the environment's options without being an error.
+#[pyfunction]
+fn environment_complaints(py: Python<'_>) -> PyResult<Vec<String>> {
+    guarded(py, || Ok(replicate::embed::environment_complaints()))
+}
+
 /// Stops every replicator of this process, for its end.
 #[pyfunction]
 fn stop_all(py: Python<'_>, seconds: f64) -> PyResult<()> {
@@ -80,6 +86,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(bridge::bridge_served, module)?)?;
     module.add_function(wrap_pyfunction!(bridge::bridge_close, module)?)?;
     module.add_function(wrap_pyfunction!(bridge::set_log_level, module)?)?;
+    module.add_function(wrap_pyfunction!(environment_complaints, module)?)?;
     module.add_function(wrap_pyfunction!(stop_all, module)?)?;
     module.add_function(wrap_pyfunction!(panic_on_purpose, module)?)?;
     Ok(())

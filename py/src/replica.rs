@@ -24,7 +24,7 @@ pub(crate) fn restore(
     timestamp_ms: Option<i64>,
     integrity_check: &str,
     overwrite: bool,
-    parallelism: Option<usize>,
+    parallelism: Option<i64>,
     progress: Option<&Bound<'_, PyAny>>,
     seconds: Option<f64>,
 ) -> PyResult<RestoreParts> {
@@ -34,7 +34,8 @@ pub(crate) fn restore(
             .check(check(integrity_check)?)
             .overwrite(overwrite);
         if let Some(parallelism) = parallelism {
-            request = request.parallelism(parallelism);
+            // What is no count at all is as far out of range as none.
+            request = request.parallelism(usize::try_from(parallelism).unwrap_or(0));
         }
         let config = given_or_environment(options)?;
         let deadline = crate::clock().monotonic().saturating_add(timeout(seconds)?);

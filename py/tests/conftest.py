@@ -14,8 +14,9 @@ import replicate
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    # What steers the tests themselves was read when they were imported.
     for name in list(os.environ):
-        if name.startswith(("REPLICATE_S3", "REPLICATE_URL", "REPLICATE_RESTORE", "REPLICATE_SYNC", "AWS_")):
+        if name.startswith(("REPLICATE_", "AWS_")):
             monkeypatch.delenv(name)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import subprocess
 import threading
 from contextlib import closing
 from datetime import datetime, timedelta, timezone
@@ -105,7 +107,8 @@ def test_the_environment_of_the_process_is_never_written(
     db: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def native() -> bytes:
-        return Path("/proc/self/environ").read_bytes()
+        # What the C library has now, which is what a child inherits; /proc/self/environ never changes.
+        return subprocess.run(["env", "-0"], capture_output=True, check=True).stdout
 
     options = unreachable()
     endpoint = str(options["url"]).split("endpoint=")[1]
@@ -116,7 +119,13 @@ def test_the_environment_of_the_process_is_never_written(
     stop = replicate.auto_replicate(db)
     stop.stop(timeout=0.1)
     assert dict(os.environ) == before and native() == raw
-    assert os.popen("env | grep -c ^AWS_ || true").read().strip() == "0"
+    assert b"AWS_" not in raw
+    # The control: what native code writes is seen.
+    libc = ctypes.CDLL(None)
+    libc.setenv(b"REPLICATE_CANARY", b"x", 1)
+    assert native() != raw
+    libc.unsetenv(b"REPLICATE_CANARY")
+    assert native() == raw
 
 
 def test_a_state_of_the_past_is_restored_by_txid_and_by_time(
@@ -160,6 +169,9 @@ def test_a_state_of_the_past_is_restored_by_txid_and_by_time(
         {"integrity_check": "some"},
         {"timeout": -1},
         {"timeout": float("nan")},
+        {"parallelism": 0},
+        {"parallelism": 65},
+        {"parallelism": -1},
     ],
     ids=repr,
 )
@@ -213,8 +225,23 @@ def test_a_missing_database_is_restored_before_start_returns(db: Path, url: str,
     before = content(db)
     for path in list(tmp_path.glob("app.db*")):
         path.unlink()
-    with replicate.start(db, url=url):
+    seen: list[replicate.Event] = []
+    with replicate.start(db, url=url, on_event=seen.append) as replicator:
         assert content(db) == before
+        events = [event for event in iter(lambda: replicator.events().next(timeout=0), None)]
+        until(lambda: seen, "the callback is called")
+    assert (seen[0].kind, seen[0].txid) == ("restored", replicate.ltx(url=url)[0].max_txid)
+    assert events == [], "the callback was the first to listen"
+    until(lambda: seen[-1].to_state == "stopped", "the callback hears of the end")
+
+
+def test_who_listens_first_hears_of_the_restore_too(db: Path, url: str, tmp_path: Path) -> None:
+    replicate.start(db, url=url).stop()
+    for path in list(tmp_path.glob("app.db*")):
+        path.unlink()
+    with replicate.start(db, url=url) as replicator:
+        first = replicator.events().next(timeout=10)
+    assert first is not None and first.kind == "restored"
 
 
 def test_ltx_names_the_files_of_the_replica(db: Path, url: str, tmp_path: Path, started: Start) -> None:

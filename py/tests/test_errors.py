@@ -49,8 +49,27 @@ def test_errors_are_also_what_python_programs_expect() -> None:
 
 def test_every_option_of_the_table_is_a_typed_keyword() -> None:
     keywords = set(replicate.Options.__annotations__) | {"url"}
-    table = {"prefix" if name == "path" else name for name, *_ in _native.CONFIG_KEYS}
-    assert keywords == table
+    assert keywords == {name for name, *_ in _native.CONFIG_KEYS}
+
+
+def test_options_of_who_writes_are_refused_by_who_reads(url: str, tmp_path: Path) -> None:
+    writing = set(replicate.Options.__annotations__) - set(replicate.Place.__annotations__)
+    assert writing >= {"restore", "sync_interval", "checkpoint_pages", "spool_limit", "page_encoding"}
+    calls: list[Callable[..., object]] = [
+        replicate.ltx,
+        lambda **o: replicate.restore(tmp_path / "copy.db", **o),
+        lambda **o: replicate.ensure_exists(tmp_path / "copy.db", **o),
+    ]
+    for name in writing:
+        for call in calls:
+            with pytest.raises(replicate.ConfigError, match=name):
+                call(url=url, **{name: "1"})
+
+
+def test_a_start_that_names_no_place_is_refused(db: Path) -> None:
+    for options in ({}, {"bucket": "b"}, {"url": ""}, {"endpoint": ""}):
+        with pytest.raises(replicate.ConfigError, match="no replica is named"):
+            replicate.start(db, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -118,15 +137,48 @@ def test_a_bad_variable_is_refused(
     assert not (db.parent / "store").exists()
 
 
-def test_an_unknown_variable_is_a_warning_in_the_log(
-    db: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("name", ["REPLICATE_S3_BUKET", "REPLICATE_S3_BUCKET"])
+def test_a_variable_that_means_nothing_is_a_warning_also_in_the_log(
+    name: str, db: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setenv("REPLICATE_S3_BUKET", "hush")
+    monkeypatch.setenv(name, "hush")
     with caplog.at_level(logging.WARNING, "replicate"):
-        replicate.auto_replicate(db).stop()
-        until(lambda: "REPLICATE_S3_BUKET" in caplog.text, "the warning is logged")
+        with pytest.warns(RuntimeWarning, match=name) as told:
+            replicate.auto_replicate(db).stop()
+        until(lambda: name in caplog.text, "the warning is logged")
+    assert [warning.filename for warning in told] == [__file__], "it points at the caller"
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
     assert "hush" not in caplog.text
+
+
+def test_a_variable_that_means_nothing_is_seen_without_any_logging(db: Path, url: str, tmp_path: Path) -> None:
+    done = run(
+        """
+        import replicate
+        replicate.ensure_exists(sys.argv[1])
+        """,
+        db,
+        REPLICATE_URL=url,
+        REPLICATE_SYNK="1s",
+    )
+    assert done.returncode == 0 and "RuntimeWarning: unknown variable REPLICATE_SYNK, ignored" in done.stderr
+
+
+def test_a_variable_that_is_no_text_is_refused(db: Path, url: str) -> None:
+    done = run(
+        """
+        import os, replicate
+        os.environb[b"REPLICATE_RESTORE"] = bytes([255])
+        try:
+            replicate.auto_replicate(sys.argv[1])
+        except replicate.ConfigError as error:
+            assert "REPLICATE_RESTORE" in str(error)
+            print("refused")
+        """,
+        db,
+        REPLICATE_URL=url,
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "refused"), done.stderr
 
 
 def test_secrets_show_nowhere(db: Path, started: Start, caplog: pytest.LogCaptureFixture) -> None:

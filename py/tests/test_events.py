@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 import threading
 from contextlib import closing
 from pathlib import Path
 from typing import Callable
 
 import pytest
-from support import connect, insert, run_well, unreachable, until
+from support import connect, insert, run, unreachable, until
 
 import replicate
 
@@ -128,16 +129,35 @@ def test_a_level_changed_later_takes_effect(db: Path, url: str, started: Start, 
         until(lambda: any(r.levelno <= logging.DEBUG for r in caplog.records) or insert(host) < 0, "a debug line", 20)
 
 
-def test_by_default_nothing_is_printed(db: Path, url: str) -> None:
-    out = run_well(
-        """
-        import replicate
-        with replicate.start(sys.argv[1], url="s3://b/p?endpoint=http://127.0.0.1:9") as r:
-            try:
-                r.sync(timeout=1)
-            except replicate.SyncTimeoutError:
-                r.stop(timeout=0.1)
-        """,
-        db,
-    )
-    assert out == ""
+UNREACHED = """
+    import logging, replicate
+    if sys.argv[2] == "logging":
+        logging.basicConfig(level=logging.WARNING)
+    with replicate.start(sys.argv[1], url="s3://b/p?endpoint=http://127.0.0.1:9") as r:
+        try:
+            r.sync(timeout=1)
+        except replicate.SyncTimeoutError:
+            r.stop(timeout=0.1)
+"""
+
+
+def test_by_default_nothing_is_printed(db: Path) -> None:
+    done = run(UNREACHED, db, "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_an_end_with_something_unshipped_is_a_warning(db: Path) -> None:
+    done = run(UNREACHED, db, "logging")
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert "ended before everything was shipped" in done.stderr
+
+
+def test_a_switch_to_wal_is_a_warning(
+    tmp_path: Path, url: str, started: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    db = tmp_path / "rollback.db"
+    with closing(sqlite3.connect(db)) as host:
+        host.executescript("PRAGMA journal_mode=DELETE; CREATE TABLE t (x)")
+    with caplog.at_level(logging.WARNING, "replicate"):
+        started(db, url=url).sync(timeout=30)
+        until(lambda: "switched the database to WAL mode" in caplog.text, "the switch is logged")

@@ -20,19 +20,29 @@ import replicate
 
 Start = Callable[..., replicate.Replicator]
 
-SLOWEST = 2.0
-"""Seconds that a commit of the application may take, on a machine that does other work too."""
+MORE = 0.1
+"""Seconds that a commit may take longer than the same commits take without replication: in 999 of 1000, and ever."""
+
+ATTEMPTS = 3
+"""Measurements before a slow one counts: the machine does other work too, and both halves must meet the same."""
+
+
+def _program() -> Optional[Path]:
+    given = os.environ.get("REPLICATE_VERSITYGW")
+    installed = (Path(__file__).parents[2] / "target" / "tools" / "bin").glob("versitygw-*")
+    return Path(given) if given else max(installed, default=None)
+
+
+PROGRAM = _program()
 
 
 class Server:
     """A versitygw on a folder."""
 
     def __init__(self, folder: Path) -> None:
-        given = os.environ.get("REPLICATE_VERSITYGW")
-        program = Path(given) if given else Path(__file__).parents[2] / "target" / "tools" / "bin" / "versitygw"
-        if not program.exists():
-            pytest.fail(f"no S3 server: {program} does not exist; `cargo xtask test` brings it, or set REPLICATE_VERSITYGW")
-        self.program, self.folder, self.port = program, folder, free_port()
+        if PROGRAM is None:
+            pytest.fail("no S3 server: `cargo xtask test python` brings it, or set REPLICATE_VERSITYGW")
+        self.program, self.folder, self.port = PROGRAM, folder, free_port()
         self.process: Optional[subprocess.Popen[bytes]] = None
         (folder / "bkt").mkdir(parents=True)
 
@@ -59,9 +69,9 @@ class Server:
             self.process.wait(timeout=30)
             self.process = None
 
-    def options(self) -> dict[str, str]:
+    def options(self, prefix: str = "app") -> dict[str, str]:
         """Options of a replica on it."""
-        url = f"s3://bkt/app?endpoint=http://127.0.0.1:{self.port}&region=us-east-1&force-path-style=true"
+        url = f"s3://bkt/{prefix}?endpoint=http://127.0.0.1:{self.port}&region=us-east-1&force-path-style=true"
         return {"url": url, "access_key": "access", "secret_key": "hush-hush"}
 
 
@@ -76,8 +86,9 @@ def server(tmp_path: Path) -> Iterator[Server]:
 class Load:
     """An application that commits all the time."""
 
-    def __init__(self, db: Path) -> None:
-        self.count, self.slowest, self.failure = 0, 0.0, ""
+    def __init__(self, db: Path, count: int = 0) -> None:
+        self.count, self.failure = count, ""
+        self.seconds: list[float] = []
         self._db, self._ended = db, threading.Event()
         self._thread = threading.Thread(target=self._run)
 
@@ -95,7 +106,7 @@ class Load:
                 while not self._ended.wait(0.002):
                     begin = time.perf_counter()
                     chain.append(db, "app", self.count + 1)
-                    self.slowest = max(self.slowest, time.perf_counter() - begin)
+                    self.seconds.append(time.perf_counter() - begin)
                     self.count += 1
         except BaseException as error:
             self.failure = repr(error)
@@ -107,10 +118,37 @@ class Load:
         assert not self.failure
 
 
+    def worst(self) -> tuple[float, float]:
+        """Seconds of the slowest commit but one in a thousand, and of the slowest."""
+        ordered = sorted(self.seconds)
+        return ordered[len(ordered) * 999 // 1000 - 1], ordered[-1]
+
+
 def test_an_outage_is_not_felt_by_the_application_and_heals(server: Server, tmp_path: Path, started: Start) -> None:
-    db = chain.create(tmp_path / "app.db")
-    replicator = started(db, **server.options(), sync_interval="100ms")
-    with Load(db) as load:
+    measured = []
+    for attempt in range(ATTEMPTS):
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        alone, replicated = outages(server, folder, f"app{attempt}", started)
+        measured.append((alone, replicated))
+        if all(with_us <= without + MORE for without, with_us in zip(alone, replicated)):
+            return
+    pytest.fail(f"commits take longer while they are replicated (alone, replicated: p99.9 and worst): {measured}")
+
+
+Worst = tuple[float, float]
+
+
+def outages(server: Server, folder: Path, prefix: str, started: Start) -> tuple[Worst, Worst]:
+    """Two outages under load, then everything is compared; how slow commits were without us, and with us."""
+    db = chain.create(folder / "app.db")
+    with Load(db) as alone:
+        for _ in range(5):
+            alone.goes_on()
+    assert alone.failure == ""
+    options = server.options(prefix)
+    replicator = started(db, **options, sync_interval="100ms")
+    with Load(db, alone.count) as load:
         load.goes_on()
         replicator.sync(timeout=60)
         for how in (signal.SIGKILL, signal.SIGTERM):
@@ -127,12 +165,13 @@ def test_an_outage_is_not_felt_by_the_application_and_heals(server: Server, tmp_
             healed = replicator.sync_status()
             assert healed.state == "streaming" and healed.last_error is None
             load.goes_on()
-    assert load.failure == "" and load.slowest < SLOWEST
+    assert load.failure == ""
     assert replicator.stop(timeout=60).flushed
     rows = chain.read(db)
     assert len(rows) == load.count
-    replicate.restore(tmp_path / "copy.db", **server.options(), integrity_check="full")  # type: ignore[arg-type]
-    assert chain.read(tmp_path / "copy.db") == rows
+    replicate.restore(folder / "copy.db", **options, integrity_check="full")  # type: ignore[arg-type]
+    assert chain.read(folder / "copy.db") == rows
+    return alone.worst(), load.worst()
 
 
 def test_wrong_keys_are_named_and_never_shown(server: Server, tmp_path: Path, started: Start) -> None:

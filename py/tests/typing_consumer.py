@@ -54,6 +54,8 @@ def use(path: Path) -> int:
         progress=progress,
     )
     size: int = restored.bytes
+    place: replicate.Place = {"region": "eu-west-1"}
+    replicate.ltx(url="s3://bucket", **place)
     created: bool = sqlite_replicate.ensure_exists("app.db", endpoint="http://localhost:9000", prefix="p")
     files: list[replicate.LtxFile] = replicate.ltx(url="file:///backup")
     try:

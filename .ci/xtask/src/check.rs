@@ -23,6 +23,7 @@ const STEPS: &[Step] = &[
     Step { name: "banned calls are denied", run: bans_are_denied },
     Step { name: "banned calls are known (canary)", run: canary },
     Step { name: "clippy", run: clippy },
+    Step { name: "fuzz targets", run: fuzz_targets },
     Step { name: "documents", run: documents },
     Step { name: "licences and sources", run: deny },
 ];
@@ -50,6 +51,27 @@ pub(crate) fn run(arguments: &[String]) -> Outcome {
     if failed.is_empty() { Ok(()) } else { Err(format!("failed: {}", failed.join(", "))) }
 }
 
+/// The command `msrv`: everything compiles with the compiler of `rust-version`.
+pub(crate) fn msrv(arguments: &[String]) -> Outcome {
+    sh::no_arguments(arguments)?;
+    let manifest = sh::read(&sh::root().join("Cargo.toml"))?;
+    let version = oldest_rust(&manifest).ok_or("Cargo.toml promises no rust-version")?;
+    let toolchain = ["run", version];
+    if sh::quiet(sh::cmd("rustup").args(toolchain).args(["rustc", "--version"])).is_err() {
+        return Err(format!("Rust {version} is missing; rustup toolchain install {version} --profile minimal"));
+    }
+    let check = ["cargo", "check", "--quiet", "--locked", "--workspace", "--all-targets", "--target-dir"];
+    // Cargo tells programs that it starts which compiler it uses; the other one must not hear of it.
+    let mut command = sh::cmd("rustup");
+    command.args(toolchain).args(check).arg(sh::target().join("msrv"));
+    sh::run(command.env_remove("CARGO").env_remove("RUSTC").env_remove("RUSTUP_TOOLCHAIN"))
+}
+
+fn oldest_rust(manifest: &str) -> Option<&str> {
+    let line = manifest.lines().find_map(|line| line.strip_prefix("rust-version = \""))?;
+    line.split('"').next().filter(|version| !version.is_empty())
+}
+
 fn clippy() -> Outcome {
     let arguments = ["clippy", "--quiet", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"];
     sh::run(&mut sh::cargo(&arguments))
@@ -64,16 +86,16 @@ fn bans_are_denied() -> Outcome {
     Ok(())
 }
 
-/// Clippy must report every `std` path of its list on the canary, which calls each of them.
+/// Clippy must report every path of its list on the canary, which calls each of them.
 fn canary() -> Outcome {
     let list = sh::read(&sh::root().join(".ci/clippy.toml"))?;
-    // Clippy says nothing about a crate that it has checked before and that has not changed; a folder of its
-    // own, emptied, makes it look again.
     let folder = sh::target().join("canary");
-    sh::fresh_dir(&folder)?;
-    let mut command = sh::cargo(&["clippy", "--quiet", "--offline", "--manifest-path", ".ci/canary/Cargo.toml"]);
-    let reports = clippy_reports(command.arg("--target-dir").arg(&folder))?;
-    let missing: Vec<String> = std_paths(&list).into_iter().filter(|p| !reports.contains(&format!("`{p}`"))).collect();
+    let of_canary = ["--quiet", "--manifest-path", ".ci/canary/Cargo.toml", "--target-dir"];
+    // Clippy says nothing about a crate that it has checked before and that has not changed; what the canary
+    // depends on may stay.
+    sh::run(sh::cargo(&["clean", "--package", "canary"]).args(of_canary).arg(&folder))?;
+    let reports = clippy_reports(sh::cargo(&["clippy", "--locked"]).args(of_canary).arg(&folder))?;
+    let missing: Vec<String> = paths(&list).into_iter().filter(|p| !reports.contains(&format!("`{p}`"))).collect();
     if missing.is_empty() {
         Ok(())
     } else {
@@ -89,10 +111,27 @@ fn clippy_reports(command: &mut Command) -> Outcome<String> {
     Ok(String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
-/// The paths of the list that need no dependency.
-fn std_paths(list: &str) -> Vec<String> {
+/// The paths of the list.
+fn paths(list: &str) -> Vec<String> {
     let paths = list.lines().filter_map(|l| l.split_once("path = \"")?.1.split_once('"').map(|(path, _)| path));
-    paths.filter(|p| p.starts_with("std::")).map(str::to_owned).collect()
+    paths.map(str::to_owned).collect()
+}
+
+/// The fuzz targets compile, and every file of theirs is one. Running them needs a nightly compiler and cargo-fuzz.
+fn fuzz_targets() -> Outcome {
+    let manifest = sh::read(&sh::root().join("core/fuzz/Cargo.toml"))?;
+    let folder = sh::root().join("core/fuzz/fuzz_targets");
+    let entries = std::fs::read_dir(&folder).map_err(|e| format!("cannot list {}: {e}", folder.display()))?;
+    for name in entries.filter_map(|entry| Some(entry.ok()?.file_name())) {
+        let path = format!("path = \"fuzz_targets/{}\"", name.to_string_lossy());
+        if !manifest.contains(&path) {
+            return Err(format!("core/fuzz/Cargo.toml lacks a target with {path}"));
+        }
+    }
+    let mut command = sh::cargo(&["check", "--quiet", "--locked", "--manifest-path", "core/fuzz/Cargo.toml"]);
+    // Nothing is linked, so the fuzzer's own C++ need not be compiled.
+    command.env("CUSTOM_LIBFUZZER_PATH", "/nowhere/libfuzzer.a");
+    sh::run(command.arg("--target-dir").arg(sh::target().join("fuzz")))
 }
 
 /// Our own documents, with every broken link an error.
@@ -132,8 +171,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_paths_of_the_standard_library_are_asked_of_the_canary() {
+    fn the_oldest_rust_is_read_from_the_manifest() {
+        assert_eq!(oldest_rust("[a]\nrust-version = \"1.94.1\" # why\n"), Some("1.94.1"));
+        assert_eq!(oldest_rust("rust-version.workspace = true\n"), None);
+    }
+
+    #[test]
+    fn every_path_of_the_list_is_asked_of_the_canary() {
         let list = "    { path = \"std::fs::read\", reason = \"x\" },\n    { path = \"tokio::time::sleep\", reason = \"y\" },\n";
-        assert_eq!(std_paths(list), ["std::fs::read"]);
+        assert_eq!(paths(list), ["std::fs::read", "tokio::time::sleep"]);
     }
 }

@@ -89,7 +89,7 @@ fn exports(root: &str) -> BTreeMap<String, String> {
 
 /// The first path segments after `crate::` (or the same written with `super::`), with their lines.
 fn references(source: &str, depth: usize) -> Vec<(usize, String)> {
-    let text = without_comments(without_tests(source));
+    let text = without_tests(&without_comments(source));
     let up = "super::".repeat(depth);
     let mut found = Vec::new();
     for start in ["crate::", up.as_str()] {
@@ -126,9 +126,66 @@ fn heads(rest: &str) -> Vec<String> {
     names.iter().map(|n| word(n.trim())).filter(|n| !n.is_empty() && n != "self").collect()
 }
 
-/// The part before the test module, which by our order of a file comes last.
-fn without_tests(source: &str) -> &str {
-    source.find("\n#[cfg(test)]\nmod ").map_or(source, |at| &source[..at])
+/// The source, without comments, with test modules blanked; lines stay where they are. A test module in a file of its
+/// own (`mod tests;`) hides nothing of this one.
+fn without_tests(source: &str) -> String {
+    let mut text = source.to_owned();
+    let mut from = 0;
+    while let Some(found) = text[from..].find("#[cfg(test)]") {
+        let start = from + found;
+        from = start + "#[cfg(test)]".len();
+        let item = text[from..].trim_start().trim_start_matches("pub(crate) ").trim_start_matches("pub(super) ");
+        let head = item.find(['{', ';']).map_or("", |end| &item[..=end]);
+        if !head.starts_with("mod ") || !head.ends_with('{') {
+            continue;
+        }
+        let open = text.len() - item.len() + head.len() - 1;
+        let end = closing(&text, open).unwrap_or(text.len());
+        let blank: String = text[start..end].chars().filter(|c| *c == '\n').collect();
+        text.replace_range(start..end, &blank);
+        from = start + blank.len();
+    }
+    text
+}
+
+/// Behind the brace that closes the one at `open`. Braces in texts and characters do not count.
+fn closing(text: &str, open: usize) -> Option<usize> {
+    let bytes = text.as_bytes();
+    let (mut level, mut at) = (0, open);
+    while at < bytes.len() {
+        match bytes[at] {
+            b'{' => level += 1,
+            b'}' if level == 1 => return Some(at + 1),
+            b'}' => level -= 1,
+            b'r' if starts_raw(&bytes[at..]) && !at.checked_sub(1).is_some_and(|i| is_word(bytes[i])) => {
+                let hashes = bytes[at + 1..].iter().take_while(|b| **b == b'#').count();
+                let end = format!("\"{}", "#".repeat(hashes));
+                let inside = at + 2 + hashes;
+                at = inside + text[inside..].find(&end)? + end.len() - 1;
+            }
+            b'"' => {
+                at += 1;
+                while bytes.get(at).is_some_and(|b| *b != b'"') {
+                    at += if bytes[at] == b'\\' { 2 } else { 1 };
+                }
+            }
+            // A character; what is not closed like one is a lifetime.
+            b'\'' if bytes.get(at + 1) == Some(&b'\\') => at += 2 + text[at + 2..].find('\'')?.max(1),
+            b'\'' if bytes.get(at + 2) == Some(&b'\'') => at += 2,
+            _ => {}
+        }
+        at += 1;
+    }
+    None
+}
+
+fn is_word(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'_'
+}
+
+fn starts_raw(rest: &[u8]) -> bool {
+    let hashes = rest[1..].iter().take_while(|b| **b == b'#').count();
+    rest.get(1 + hashes) == Some(&b'"')
 }
 
 /// The source with comments blanked; lines stay where they are. A `//` inside a text (a URL) cuts that line
@@ -217,6 +274,19 @@ mod tests {
     }
 
     #[test]
+    fn what_follows_a_test_module_counts() {
+        let declared = "//! Doc.\n\n#[cfg(test)]\nmod tests;\n\nuse crate::fleet::Member;\n";
+        assert_eq!(references(declared, 1), [(6, "fleet".to_owned())]);
+        let texts = r###"let a = "}"; let b = '}'; let c = r#"" } "#; let d = '\''; let e: &'static str = "\"}";"###;
+        let inside = format!(
+            "#[cfg(test)]\nmod tests {{\n    use crate::auto::Handle;\n    fn f() {{ {texts} }}\n}}\nuse crate::ship::Ship;\n"
+        );
+        assert_eq!(references(&inside, 1), [(6, "ship".to_owned())]);
+        let function = "#[cfg(test)]\nfn f() {}\nuse crate::ship::Ship;\n";
+        assert_eq!(names(function, 1), ["ship"]);
+    }
+
+    #[test]
     fn a_reexport_of_the_root_counts_as_its_module() {
         let found = exports("pub mod error;\npub use error::{Error, ErrorKind};\npub use crate::auto::Handle;\n");
         assert_eq!(found.get("Error").map(String::as_str), Some("error"));
@@ -245,11 +315,12 @@ mod tests {
         sh::write(&folder.join("lib.rs"), "pub mod blob;\npub mod ship;\n").expect("written");
         sh::write(&folder.join("ship.rs"), "use crate::blob::Body;\n").expect("written");
         sh::write(&folder.join("blob/mod.rs"), "pub struct Body;\n").expect("written");
-        sh::write(&folder.join("blob/s3/put.rs"), "\nuse crate::ship::Shipper;\n").expect("written");
+        let put = "//! Puts.\n\n#[cfg(test)]\nmod tests;\n\nuse crate::ship::Shipper;\n";
+        sh::write(&folder.join("blob/s3/put.rs"), put).expect("written");
         let table = parse_table("blob = []\nship = [\"blob\"]\n").expect("valid");
         let found = scan(&folder, &table).expect("scanned");
         let error = judge(&table, &found).expect_err("seeded");
-        assert!(error.contains("core/src/blob/s3/put.rs:2: blob must not use ship"), "{error}");
+        assert!(error.contains("core/src/blob/s3/put.rs:6: blob must not use ship"), "{error}");
         sh::write(&folder.join("other.rs"), "").expect("written");
         assert!(scan(&folder, &table).is_err(), "a module without a layer must fail");
         std::fs::remove_dir_all(folder).expect("removed");

@@ -47,6 +47,12 @@ const COMMANDS: &[Command] = &[
         run: check::run,
     },
     Command {
+        name: "msrv",
+        usage: "",
+        about: "the workspace under the oldest Rust that Cargo.toml promises",
+        run: check::msrv,
+    },
+    Command {
         name: "docs",
         usage: "",
         about: "rewrite the option table of the README from the source",
@@ -78,8 +84,8 @@ const COMMANDS: &[Command] = &[
     },
     Command {
         name: "stress",
-        usage: "[--for 10m]",
-        about: "the load of the lock tests for this long, with a witness",
+        usage: "[--for 10m] [--kills 50]",
+        about: "host and engine in one process under load, first the laboratory, then the wheel; then kills",
         run: test::stress,
     },
     Command {
@@ -88,7 +94,12 @@ const COMMANDS: &[Command] = &[
         about: "two SQLite copies in one process do each other no harm",
         run: |a| sh::no_arguments(a).and_then(|()| test::locks()),
     },
-    Command { name: "dist", usage: "", about: "the release wheel under target/dist", run: wheel::dist },
+    Command {
+        name: "dist",
+        usage: "",
+        about: "the release wheel under target/dist, for old systems too, and tested",
+        run: wheel::dist,
+    },
 ];
 
 fn main() -> ExitCode {
@@ -142,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_command_without_arguments_refuses_them() {
-        for name in ["check", "demo", "dist", "docs", "locks"] {
+        for name in ["check", "demo", "dist", "docs", "locks", "msrv"] {
             let error = dispatch(&[name.to_owned(), "--frobnicate".to_owned()]).expect_err(name);
             assert!(error.contains("--frobnicate"), "{error}");
         }

@@ -1,7 +1,8 @@
 //! The code blocks of the README, run as a reader would run them.
 //!
 //! `python` blocks run with the wheel installed in a fresh environment, `sh` blocks with that environment
-//! and the `replicate` command on the path; each in an empty folder of its own. `rust` blocks are doc tests
+//! and the `replicate` command on the path; each in an empty folder of its own, whose name has a space and a letter
+//! that URLs escape. `rust` blocks are doc tests
 //! of the crate `examples/rust`. A block that cannot run here (an installation from a registry) carries
 //! `no-run` after its language and is listed.
 
@@ -51,7 +52,7 @@ pub(crate) fn run(counts: &mut Counts) -> Outcome {
 
 /// Whether the block succeeded; `None` if it is not for us to run.
 fn run_block(block: &Block<'_>, python: &Path) -> Outcome<Option<bool>> {
-    let folder = sh::target().join("readme").join(format!("line-{}", block.line));
+    let folder = sh::target().join("readme").join(format!("übung, line {}", block.line));
     let mut command = match (block.language, block.runs) {
         (_, false) | ("rust", _) => return Ok(None),
         ("python", _) => interpreter(python.as_os_str(), &["block"]),

@@ -3,6 +3,7 @@
 //! [`PARTS`] is the list of parts and the place each one tests. All parts whose place exists run; one that
 //! fails does not keep the others from running. The summary counts what the test runners themselves report.
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -128,17 +129,41 @@ pub(crate) fn locks() -> Outcome {
 /// Loads that the lock tests put on a database, one after the other: how often connections are reopened.
 const STRESS_LOADS: u64 = 3;
 
-/// The command `stress`: only the loads of the lock tests, which share the time given.
+/// What the command `stress` is asked for.
+#[derive(Debug, Eq, PartialEq)]
+struct Stress {
+    /// Seconds of load on the laboratory library, and as many on the wheel.
+    seconds: u64,
+    /// How often a process with the wheel is killed.
+    kills: u64,
+}
+
+/// The command `stress`: the loads of the lock tests, which share the time given, then host and wheel in one process
+/// for that time, then kills.
 pub(crate) fn stress(arguments: &[String]) -> Outcome {
-    let time = match arguments {
-        [] => 600,
-        [flag, time] if flag == "--for" => seconds(time)?,
-        other => return Err(format!("unexpected arguments {other:?}; usage: stress [--for 10m]")),
-    };
+    let Stress { seconds, kills } = stress_arguments(arguments)?;
     let mut command = lock_tests()?;
     command.args(["-k", "test_stress_loses_nothing", "-s"]);
-    command.env("REPLICATE_STRESS_SECS", (time / STRESS_LOADS).max(1).to_string());
-    sh::run(&mut command)
+    command.env("REPLICATE_STRESS_SECS", (seconds / STRESS_LOADS).max(1).to_string());
+    let laboratory = sh::run(&mut command);
+    let (_, mut command) = wheel_tests("stress", &["py/tests/test_host_safety.py", "py/tests/test_sigkill.py"])?;
+    command.env("REPLICATE_STRESS_SECS", seconds.to_string()).env("REPLICATE_KILL_ROUNDS", kills.to_string());
+    laboratory.and(sh::run(command.args(["-s", "-v"])))
+}
+
+fn stress_arguments(arguments: &[String]) -> Outcome<Stress> {
+    let mut wanted = Stress { seconds: 600, kills: 50 };
+    for pair in arguments.chunks(2) {
+        match pair {
+            [flag, time] if flag == "--for" => wanted.seconds = seconds(time)?,
+            [flag, number] if flag == "--kills" => {
+                let rounds = number.parse().ok().filter(|n| *n > 0);
+                wanted.kills = rounds.ok_or_else(|| format!("{number:?} is no number of kills"))?;
+            }
+            other => return Err(format!("unexpected arguments {other:?}; usage: stress [--for 10m] [--kills 50]")),
+        }
+    }
+    Ok(wanted)
 }
 
 /// `90s` or `10m`, in seconds.
@@ -162,6 +187,7 @@ fn locks_into(counts: &mut Counts) -> Outcome {
 
 fn lock_tests() -> Outcome<Command> {
     tools::c_compiler()?;
+    tools::symbol_lister()?;
     sh::run(&mut sh::cargo(&["build", "--quiet", "--locked", "--package", "replicate-locklab"]))?;
     let library = sh::target().join("debug/libreplicate_locklab.so");
     let mut command = sh::cmd(tools::python_tool("python")?);
@@ -170,28 +196,43 @@ fn lock_tests() -> Outcome<Command> {
     Ok(command)
 }
 
-/// The wheel in a fresh environment: its tests, and its types as a strict user sees them.
+/// The wheel in a fresh environment: its tests, and its types.
 fn python(counts: &mut Counts) -> Outcome {
-    let python = wheel::fresh_venv("test", &[tools::PYTEST])?;
-    let versitygw = tools::versitygw()?;
-    let mut command = sh::cmd(&python);
-    command.args(["-m", "pytest", "-q", "-p", "no:cacheprovider", "py/tests"]);
-    command.env("REPLICATE_VERSITYGW", versitygw).env("PYTHONDONTWRITEBYTECODE", "1");
+    let (python, mut command) = wheel_tests("test", &["py/tests"])?;
     let (text, tests) = sh::tee(&mut command);
     counts.add_pytest(&text);
     let types = types(&python);
     tests.and(types)
 }
 
-fn types(python: &std::path::Path) -> Outcome {
-    let consumer = "py/tests/typing_consumer.py";
-    if !sh::root().join(consumer).exists() {
-        println!("no {consumer}: types are not checked");
-        return Ok(());
-    }
-    let mut command = sh::cmd(tools::python_tool("mypy")?);
-    command.arg("--strict").arg("--python-executable").arg(python).arg("--cache-dir").arg(sh::target().join("mypy"));
-    sh::run(command.arg(consumer))
+/// A fresh environment with the wheel, and the command that runs these tests in it.
+fn wheel_tests(venv: &str, tests: &[&str]) -> Outcome<(PathBuf, Command)> {
+    tools::symbol_lister()?;
+    let python = wheel::fresh_venv(venv, &[tools::PYTEST])?;
+    let versitygw = tools::versitygw()?;
+    let mut command = sh::cmd(&python);
+    command.args(["-m", "pytest", "-q", "-p", "no:cacheprovider"]).args(tests);
+    command.env("REPLICATE_VERSITYGW", versitygw).env("PYTHONDONTWRITEBYTECODE", "1");
+    Ok((python, command))
+}
+
+/// A program as users write it, and the package itself, under `mypy --strict`; and the stubs of the native module
+/// against the module.
+fn types(python: &Path) -> Outcome {
+    let cache = sh::target().join("mypy");
+    let mypy = |arguments: &[&str]| {
+        let mut command = sh::cmd(tools::python_tool("mypy")?);
+        command.arg("--strict").arg("--python-executable").arg(python).arg("--cache-dir").arg(&cache);
+        sh::run(command.args(arguments))
+    };
+    mypy(&["py/tests/typing_consumer.py"])?;
+    // `replicate` only gives the same modules a second name.
+    mypy(&["py/python/sqlite_replicate"])?;
+    // It imports the module, so that must be found beside mypy, in the interpreter of the tools.
+    let packages = sh::quiet(sh::cmd(python).args(["-c", "import sysconfig; print(sysconfig.get_path('platlib'))"]))?;
+    let mut stubtest = sh::cmd(tools::python_tool("stubtest")?);
+    stubtest.env("PYTHONPATH", packages.trim()).env("PYTHONDONTWRITEBYTECODE", "1").env("MYPY_CACHE_DIR", &cache);
+    sh::run(stubtest.args(["--concise", "sqlite_replicate._native"]))
 }
 
 impl Counts {
@@ -256,6 +297,15 @@ mod tests {
         assert_eq!((seconds("90s"), seconds("10m")), (Ok(90), Ok(600)));
         for bad in ["", "m", "10", "10h", "-1s", "0s", "1.5m", "1é"] {
             assert!(seconds(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn stress_takes_a_time_and_a_number_of_kills() {
+        assert_eq!(stress_arguments(&[]), Ok(Stress { seconds: 600, kills: 50 }));
+        assert_eq!(stress_arguments(&words("--kills 7 --for 90s")), Ok(Stress { seconds: 90, kills: 7 }));
+        for bad in ["--for", "--kills 0", "--kills x", "--for 1m extra", "90s"] {
+            assert!(stress_arguments(&words(bad)).is_err(), "{bad}");
         }
     }
 

@@ -37,6 +37,9 @@ const PYTHON_TOOLS: &[&str] = &["pip==25.3", "maturin==1.16.0", "mypy==1.18.2", 
 /// The test runner, also installed beside the wheel it tests.
 pub(crate) const PYTEST: &str = "pytest==8.4.2";
 
+/// The compiler that links against an old C library; only a release needs it.
+const ZIG: &str = "ziglang==0.17.1";
+
 const CARGO_DENY: (&str, &str) = ("cargo-deny", "0.20.2");
 
 /// The oldest Python that the wheel supports.
@@ -100,6 +103,17 @@ pub(crate) fn python_tool(name: &str) -> Outcome<PathBuf> {
     Ok(venv.join("bin").join(name))
 }
 
+/// The folder of programs in which a build finds `python3 -m ziglang`.
+pub(crate) fn zig() -> Outcome<PathBuf> {
+    let python = python_tool("python")?;
+    let there = sh::cmd(&python).args(["-c", "import ziglang"]).stderr(Stdio::null()).status();
+    if !there.is_ok_and(|status| status.success()) {
+        let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", ZIG];
+        installing(ZIG, || sh::quiet(sh::cmd(&python).args(pip)))?;
+    }
+    Ok(dir().join("venv/bin"))
+}
+
 /// Makes a fresh Python environment that holds these requirements and nothing else; returns its `python`.
 pub(crate) fn fresh_venv(venv: &Path, requirements: &[&str]) -> Outcome<PathBuf> {
     let pip = python_tool("pip")?;
@@ -131,6 +145,11 @@ pub(crate) fn cargo_deny() -> Outcome<PathBuf> {
 pub(crate) fn c_compiler() -> Outcome {
     let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".to_owned());
     present(&compiler, &["--version"], "install a C compiler (Debian: apt-get install build-essential)")
+}
+
+/// What shows which symbols a library exports.
+pub(crate) fn symbol_lister() -> Outcome {
+    present("nm", &["--version"], "install binutils (Debian: apt-get install binutils)")
 }
 
 /// A Python that can make environments.
@@ -185,6 +204,6 @@ mod tests {
 
     #[test]
     fn every_python_tool_is_pinned() {
-        assert!(PYTHON_TOOLS.iter().all(|t| t.contains("==")));
+        assert!(PYTHON_TOOLS.iter().chain([&ZIG]).all(|t| t.contains("==")));
     }
 }

@@ -14,32 +14,54 @@ pub(crate) fn build_dev() -> Outcome<PathBuf> {
 
 /// Makes a fresh environment with the development wheel and what else is asked for; returns its `python`.
 pub(crate) fn fresh_venv(name: &str, also: &[&str]) -> Outcome<PathBuf> {
-    let wheel = build_dev()?;
+    venv_with(&build_dev()?, name, also)
+}
+
+fn venv_with(wheel: &Path, name: &str, also: &[&str]) -> Outcome<PathBuf> {
     let wheel = wheel.to_str().ok_or("the path of the wheel is not Unicode")?;
     let venv = sh::target().join("venvs").join(name);
     sh::make_dir(&sh::target().join("venvs"))?;
     tools::fresh_venv(&venv, &[&[wheel], also].concat())
 }
 
-/// The command `dist`: the release wheel under `target/dist`.
+/// The oldest C library that the release wheel runs with, as its tag names it: that of 2012 and later.
+const OLDEST_LIBC: &str = "manylinux_2_17";
+
+/// The command `dist`: the release wheel under `target/dist`, for every Linux with this machine's processor, and tested
+/// as it will be installed.
 pub(crate) fn dist(arguments: &[String]) -> Outcome {
     sh::no_arguments(arguments)?;
-    let wheel = build(&["--release"], &sh::target().join("dist"))?;
+    let zig = tools::zig()?;
+    let wheel =
+        build_with(&["--release", "--zig", "--compatibility", OLDEST_LIBC], &sh::target().join("dist"), Some(&zig))?;
+    let name = wheel.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    if !name.contains(OLDEST_LIBC) {
+        return Err(format!("the wheel is not for {OLDEST_LIBC}: {name}"));
+    }
+    let python = venv_with(&wheel, "dist", &[tools::PYTEST])?;
+    let mut tests = sh::cmd(&python);
+    tests.args(["-m", "pytest", "-q", "-p", "no:cacheprovider", "py/tests/test_names.py", "py/tests/test_api.py"]);
+    sh::run(tests.env("PYTHONDONTWRITEBYTECODE", "1"))?;
     println!("{}", wheel.display());
     Ok(())
 }
 
 fn build(arguments: &[&str], folder: &Path) -> Outcome<PathBuf> {
+    build_with(arguments, folder, None)
+}
+
+/// The same with more programs to be found.
+fn build_with(arguments: &[&str], folder: &Path, programs: Option<&Path>) -> Outcome<PathBuf> {
     tools::c_compiler()?;
-    let maturin = tools::python_tool("maturin")?;
     sh::fresh_dir(folder)?;
-    sh::quiet(
-        sh::cmd(maturin)
-            .args(["build", "--quiet", "--locked", "--manifest-path", "py/Cargo.toml"])
-            .args(arguments)
-            .arg("--out")
-            .arg(folder),
-    )?;
+    let mut maturin = sh::cmd(tools::python_tool("maturin")?);
+    maturin.args(["build", "--quiet", "--locked", "--manifest-path", "py/Cargo.toml"]).args(arguments);
+    if let Some(programs) = programs {
+        let old = std::env::var_os("PATH").unwrap_or_default();
+        let path = std::env::join_paths([programs.to_path_buf()].into_iter().chain(std::env::split_paths(&old)));
+        maturin.env("PATH", path.map_err(|e| format!("cannot extend PATH: {e}"))?);
+    }
+    sh::quiet(maturin.arg("--out").arg(folder))?;
     the_one_wheel(folder)
 }
 

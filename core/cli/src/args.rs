@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use replicate::config::parse_duration;
-use replicate::{Check, Config, ConfigKey, Error, ErrorKind, Level, Options, Target, Timestamp, Txid};
+use replicate::{Check, Config, ConfigKey, Error, ErrorKind, Level, Options, RestoreOptions, Target, Timestamp, Txid};
 
 use crate::exit::{Failure, Table};
 use crate::{output, spelling, time};
@@ -56,7 +56,7 @@ pub(crate) struct Ltx {
 const READING: [ConfigKey; 7] = [
     ConfigKey::Endpoint,
     ConfigKey::Bucket,
-    ConfigKey::Path,
+    ConfigKey::Prefix,
     ConfigKey::Region,
     ConfigKey::AccessKey,
     ConfigKey::SecretKey,
@@ -143,8 +143,8 @@ fn restore_command() -> Command {
             Arg::new("parallelism")
                 .long("parallelism")
                 .value_name("N")
-                .value_parser(value_parser!(u64).range(1..=64))
-                .help("Requests at the same time, 1 to 64 [default: 16]"),
+                .value_parser(value_parser!(usize))
+                .help(format!("Requests at the same time, 1 to 64 [default: {}]", RestoreOptions::new("").parallelism)),
         )
         .args(options(|key| READING.contains(&key)))
         .arg(json())
@@ -246,7 +246,7 @@ fn restore(matches: &ArgMatches, json: bool) -> Result<Restore, Error> {
         target,
         check,
         overwrite: matches.get_flag("overwrite"),
-        parallelism: matches.get_one::<u64>("parallelism").and_then(|n| usize::try_from(*n).ok()),
+        parallelism: matches.get_one("parallelism").copied(),
         if_db_not_exists: matches.get_flag("if-db-not-exists"),
         if_replica_exists: matches.get_flag("if-replica-exists"),
         json,
@@ -262,7 +262,7 @@ fn required<T: Clone + Send + Sync + 'static>(matches: &ArgMatches, name: &str) 
 fn config(matches: &ArgMatches) -> Result<Config, Error> {
     let (mut options, unknown) = Options::from_env();
     for name in unknown {
-        output::error_line(&format!("warning: unknown variable {name}, ignored"));
+        output::warning(matches.get_flag("json"), &format!("unknown variable {name}, ignored"));
     }
     if let Some(url) = matches.get_one::<String>("url") {
         if !url.contains("://") {
@@ -271,7 +271,7 @@ fn config(matches: &ArgMatches) -> Result<Config, Error> {
         }
         options.set_key(ConfigKey::Url, url);
         let is_s3 = url.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("s3://"));
-        let unused: &[ConfigKey] = if is_s3 { &[ConfigKey::Bucket, ConfigKey::Path] } else { &READING };
+        let unused: &[ConfigKey] = if is_s3 { &[ConfigKey::Bucket, ConfigKey::Prefix] } else { &READING };
         unused.iter().for_each(|key| options.set_key(*key, ""));
     }
     for key in ConfigKey::ALL {

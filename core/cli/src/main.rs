@@ -1,11 +1,12 @@
 //! The `replicate` command: the library's engine in a process of its own.
 //!
 //! It uses the library's public API only. `args` turns what was typed into a request, `run` carries it out,
-//! `output` is the only code that writes to the terminal, `exit` knows what a failure looks like and which
+//! `output` is the only code that writes to the terminal, `log` hands it the library's warnings, `exit` knows what a failure looks like and which
 //! code it ends with. What is promised of all this is in the library's documents, `COMMAND.md`.
 
 mod args;
 mod exit;
+mod log;
 mod output;
 mod run;
 mod signal;
@@ -15,13 +16,13 @@ mod time;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // SAFETY: this is the first thing the process does; it has one thread and no connection is open, and the
-    // SQLite in this binary belongs to it alone.
-    let isolated = unsafe { replicate::embed::isolate_sqlite() };
+    // There is no other program in this process, hence no other SQLite whose locks could be harmed.
+    replicate::embed::sole_sqlite();
     let typed: Vec<_> = std::env::args_os().collect();
     // Before parsing, because a wrong command line must be reported in the wanted form, too.
     let json = spelling::wants_json(&typed);
-    match args::parse(typed).and_then(|request| run::run(request, isolated)) {
+    log::install(json);
+    match args::parse(typed).and_then(run::run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             failure.report(json);

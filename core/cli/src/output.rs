@@ -27,6 +27,15 @@ pub(crate) fn error_line(line: &str) {
     let _gone = writeln!(err, "{}", redact(line));
 }
 
+/// Writes a warning to the error stream.
+pub(crate) fn warning(json: bool, message: &str) {
+    if json {
+        error_line(&serde_json::json!({ "warning": { "message": message } }).to_string());
+    } else {
+        error_line(&format!("warning: {message}"));
+    }
+}
+
 /// Whether a person is watching the error stream.
 pub(crate) fn is_watched() -> bool {
     io::stderr().is_terminal()

@@ -126,6 +126,27 @@ fn unknown_variables_are_warned_of() {
     let run = support::command(&["ltx"]).env("REPLICATE_S3_BUKET", "x").output().expect("runs");
     let stderr = String::from_utf8_lossy(&run.stderr);
     assert!(stderr.contains("warning: unknown variable REPLICATE_S3_BUKET"), "{stderr}");
+
+    let run = support::command(&["ltx", "--json"]).env("REPLICATE_S3_BUKET", "x").output().expect("runs");
+    let stderr = String::from_utf8_lossy(&run.stderr);
+    let objects: Vec<Value> =
+        stderr.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect();
+    assert_eq!(objects[0]["warning"]["message"], "unknown variable REPLICATE_S3_BUKET, ignored");
+    assert_eq!(objects[1]["error"]["kind"], "CONFIG");
+}
+
+#[test]
+fn a_number_of_requests_out_of_range_is_refused_by_the_library() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (url, out) = (format!("file://{}", folder.path().display()), folder.path().join("out.db"));
+    for number in ["0", "65"] {
+        let run = replicate(&["restore", "-o", &out.display().to_string(), "--json", "--parallelism", number, &url]);
+        let error = error_of(&run);
+        assert_eq!((run.code, error["kind"].as_str()), (2, Some("CONFIG")), "{error}");
+        assert!(error["message"].as_str().is_some_and(|text| text.contains("1 to 64")), "{error}");
+    }
+    let help = replicate(&["restore", "--help"]);
+    assert!(help.stdout.contains("1 to 64 [default: 32]"), "{}", help.stdout);
 }
 
 #[test]

@@ -98,6 +98,40 @@ fn what_was_committed_before_the_signal_is_restored() {
 }
 
 #[test]
+fn a_database_that_was_restored_at_the_start_is_told() {
+    let place = Place::new();
+    let replicated = place.replicated(3);
+    let newest = &replicated.last().expect("a line")["remote_txid"];
+    for name in ["app.db", "app.db-wal", "app.db-shm"] {
+        let gone = std::fs::remove_file(place.path(name));
+        assert!(gone.is_ok() || name != "app.db", "{gone:?}");
+    }
+    let (code, diary) = Replicating::start(&place.text("app.db"), &place.url()).stop();
+    assert_eq!(code, 0, "{diary:?}");
+    let restored: Vec<_> = diary.iter().filter(|line| line["event"] == "restored").collect();
+    assert!(matches!(&restored[..], [line] if line["txid"] == *newest), "{diary:?}");
+    assert_eq!(rows(&place.path("app.db")), 3);
+}
+
+#[test]
+fn warnings_of_the_library_go_to_the_error_stream() {
+    let place = Place::new();
+    let database = Connection::open(place.path("app.db")).expect("open");
+    database.execute_batch("PRAGMA journal_mode=DELETE; CREATE TABLE t (n INTEGER PRIMARY KEY, x)").expect("create");
+    drop(database);
+    let errors = std::fs::File::create(place.path("errors")).expect("created");
+    let prepare = |command: &mut std::process::Command| {
+        command.stderr(errors);
+    };
+    let (code, diary) = Replicating::start_as(&place.text("app.db"), &place.url(), prepare).stop();
+    assert_eq!(code, 0, "{diary:?}");
+    let errors = std::fs::read_to_string(place.path("errors")).expect("readable");
+    let warning: Value = serde_json::from_str(&errors).unwrap_or_else(|e| panic!("{e}: {errors}"));
+    let message = warning["warning"]["message"].as_str().expect("text");
+    assert!(message.starts_with("switched the database to WAL mode"), "{message}");
+}
+
+#[test]
 fn an_existing_output_is_refused_unless_overwriting_was_asked_for() {
     let place = Place::new();
     place.replicated(3);

@@ -220,9 +220,12 @@ fn versitygw() -> PathBuf {
     if let Some(path) = std::env::var_os("REPLICATE_VERSITYGW").filter(|path| !path.is_empty()) {
         return path.into();
     }
-    let installed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/tools/bin/versitygw");
+    // Installed with its version in its name; the newest by name.
+    let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/tools/bin");
+    let installed = std::fs::read_dir(tools).into_iter().flatten().flatten().map(|entry| entry.path());
+    let is_it = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("versitygw-"));
     let on_path = std::env::var_os("PATH").unwrap_or_default();
-    let on_path = std::env::split_paths(&on_path).map(|folder| folder.join("versitygw"));
-    let found = std::iter::once(installed).chain(on_path).find(|path| path.is_file());
+    let on_path = std::env::split_paths(&on_path).map(|folder| folder.join("versitygw")).find(|path| path.is_file());
+    let found = installed.filter(is_it).max().or(on_path);
     found.unwrap_or_else(|| panic!("versitygw is missing; run cargo xtask test, which installs it"))
 }

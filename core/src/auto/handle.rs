@@ -8,7 +8,7 @@ use std::time::Duration;
 use replicate_format::Txid;
 
 use super::runtime::{forked_error, not_forked, runtime};
-use super::{environment, open_store, prepare};
+use super::{environment, located, open_store, prepare};
 use crate::capture::InotifyWatch;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
@@ -51,10 +51,16 @@ impl Handle {
     /// [`RestorePolicy::Never`]: crate::config::RestorePolicy::Never
     ///
     /// # Errors
-    /// [`Config`](ErrorKind::Config) for options, [`Unsupported`](ErrorKind::Unsupported) where the platform or
+    /// [`Config`](ErrorKind::Config) for options and where they name no store, [`Unsupported`](ErrorKind::Unsupported) where the platform or
     /// file system is not safe, [`Diverged`](ErrorKind::Diverged) for a replica that is in use for another
     /// database of this process, and those of [`restore`](crate::restore()).
     pub fn start(path: impl AsRef<Path>, config: Config) -> Result<Self> {
+        located(&config)?;
+        Self::start_or_disabled(path, config)
+    }
+
+    /// The same; a disabled handle where the options name no store.
+    pub(super) fn start_or_disabled(path: impl AsRef<Path>, config: Config) -> Result<Self> {
         not_forked()?;
         let path = absolute(path.as_ref())?;
         let pid = std::process::id();
@@ -74,8 +80,8 @@ impl Handle {
             return Ok(Self { path, pid, shared: Some(other.shared.clone()) });
         }
         let shared = Arc::new(Shared::new(&path, env.clock.clone()));
-        if let Some(txid) = restored {
-            shared.set_restored(txid);
+        if let Some(report) = restored {
+            shared.tell(&Event::Restored { txid: report.txid });
         }
         let env = env.for_database(&path);
         let member = Member { env, config, store, shared: shared.clone(), watch: Arc::new(InotifyWatch::default()) };
@@ -137,11 +143,12 @@ impl Handle {
     pub fn wait(&self, txid: Txid, timeout: Duration) -> Result<SyncStatus> {
         match self.shared()? {
             Some(shared) => shared.wait(txid, timeout),
-            None => Err(Error::new(ErrorKind::Closed, "wait: replication is disabled")),
+            None => Ok(disabled_status()),
         }
     }
 
-    /// A subscription to the events from now on.
+    /// A subscription to the events from now on. The first one of a replicator also gets what happened since its
+    /// start, at most 64 events; more are counted.
     #[must_use]
     pub fn events(&self) -> Events {
         Events(self.shared.as_ref().filter(|_| self.pid == std::process::id()).map(|shared| shared.subscribe()))
@@ -244,5 +251,27 @@ impl Events {
     #[must_use]
     pub fn is_finished(&self) -> bool {
         self.0.as_ref().is_none_or(|queue| queue.is_finished())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Options;
+
+    #[test]
+    fn a_start_that_names_no_place_is_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("app.db");
+        let config = Options::new().with(crate::ConfigKey::Bucket, "b").check().expect("fine");
+        let error = Handle::start(&path, config.clone()).expect_err("refused");
+        assert_eq!(error.kind(), ErrorKind::Config);
+        assert!(error.hint().is_some_and(|hint| hint.contains("REPLICATE_URL")), "{error}");
+
+        let disabled = Handle::start_or_disabled(&path, config).expect("disabled");
+        assert!(!disabled.is_enabled());
+        let patience = Duration::from_secs(1);
+        let answers = [disabled.sync(patience), disabled.wait(Txid(7), patience), disabled.sync_status()];
+        assert!(answers.into_iter().all(|status| status.is_ok_and(|status| status.state == State::Disabled)));
     }
 }

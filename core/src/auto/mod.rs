@@ -9,11 +9,9 @@ mod runtime;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use replicate_format::Txid;
-
 use crate::blob;
 use crate::clock::SystemClock;
-use crate::config::{Config, Options, RestorePolicy, StoreLocation};
+use crate::config::{Config, ConfigKey, Options, RestorePolicy, StoreLocation};
 use crate::disk::RealDisk;
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::Blocking;
@@ -29,16 +27,27 @@ pub use self::handle::{Events, Handle};
 /// Replicates a database with the options of the environment (`REPLICATE_*`).
 ///
 /// Without `REPLICATE_S3_ENDPOINT` and `REPLICATE_URL` the handle is disabled: it answers everything and does
-/// nothing. Names that begin with `REPLICATE_` and mean nothing are logged as a warning.
+/// nothing. Names that begin with `REPLICATE_` and mean nothing are logged as a warning, also those of an S3
+/// service that is not named.
 ///
 /// # Errors
 /// Those of [`Handle::start`]; a bad value is an error, never a default.
 pub fn auto_replicate(path: impl AsRef<Path>) -> Result<Handle> {
-    let (options, unknown) = Options::from_env();
-    for name in unknown {
-        tracing::warn!(%name, "unknown variable, ignored");
+    for complaint in environment_complaints() {
+        tracing::warn!("{complaint}");
     }
-    Handle::start(path, options.check()?)
+    Handle::start_or_disabled(path, Options::from_env().0.check()?)
+}
+
+/// What is odd about the environment's options without being an error.
+pub(crate) fn environment_complaints() -> Vec<String> {
+    let (options, unknown) = Options::from_env();
+    let unknown = unknown.into_iter().map(|name| format!("unknown variable {name}, ignored"));
+    let idle = options.without_place().into_iter().map(|key| {
+        let (name, url, endpoint) = (key.env(), ConfigKey::Url.env(), ConfigKey::Endpoint.env());
+        format!("{name} is set, but neither {endpoint} nor {url}: nothing is replicated")
+    });
+    unknown.chain(idle).collect()
 }
 
 /// Restores a database. Blocks; `progress` is called on this thread.
@@ -132,8 +141,8 @@ fn open_store(location: &StoreLocation, env: &RealEnv) -> Result<LtxStore> {
     Ok(LtxStore::new(blob::open(location, env.disk.clone())?))
 }
 
-/// What must be right before replication starts. The last capture in the database if it was restored.
-fn prepare(path: &Path, config: &Config, store: &LtxStore, env: &RealEnv) -> Result<Option<Txid>> {
+/// What must be right before replication starts; tells of a database that was missing and is restored now.
+fn prepare(path: &Path, config: &Config, store: &LtxStore, env: &RealEnv) -> Result<Option<RestoreReport>> {
     restore::tidy(env.disk.as_ref(), path);
     let wrap = |e| Error::disk("look at the database", path, e);
     let there = env.disk.stat(path).map_err(wrap)?.is_some_and(|entry| entry.len > 0);
@@ -146,13 +155,14 @@ fn prepare(path: &Path, config: &Config, store: &LtxStore, env: &RealEnv) -> Res
         env.disk.create_dir_all(&folder).map_err(|e| Error::disk("make the state folder", &folder, e))?;
         return crate::sqlite::probe(&folder, path).map(|()| None);
     }
-    if config.restore == RestorePolicy::Missing
-        && let Some(report) = restore_missing(path, store, env)?
-    {
-        tracing::info!(db = %path.display(), txid = %report.txid, "restored the missing database");
-        return Ok(Some(report.txid));
+    if config.restore == RestorePolicy::Never {
+        return Ok(None);
     }
-    Ok(None)
+    let restored = restore_missing(path, store, env)?;
+    if let Some(report) = &restored {
+        tracing::info!(db = %path.display(), txid = %report.txid, "restored the missing database");
+    }
+    Ok(restored)
 }
 
 fn restore_missing(path: &Path, store: &LtxStore, env: &RealEnv) -> Result<Option<RestoreReport>> {

@@ -46,15 +46,15 @@ macro_rules! keys {
 
 keys! {
     Url: "url", "REPLICATE_URL", "", false,
-        "The replica: `s3://bucket/path`, `file:///folder`. Takes the place of endpoint, bucket and path.";
+        "The replica: `s3://bucket/prefix`, `file:///folder`. Takes the place of endpoint, bucket and prefix.";
     Endpoint: "endpoint", "REPLICATE_S3_ENDPOINT", "", false,
         "URL of an S3 service. Without it (and without a replica URL) replication is disabled.";
     Bucket: "bucket", "REPLICATE_S3_BUCKET", "replicate", false,
         "Bucket.";
-    Path: "path", "REPLICATE_S3_PATH", "", false,
+    Prefix: "prefix", "REPLICATE_S3_PATH", "", false,
         "Prefix of the object keys. Default: the host name.";
     Region: "region", "REPLICATE_S3_REGION", "us-central1", false,
-        "Region that requests are signed for.";
+        "Region that requests are signed for. The default goes with the endpoint option. With a replica URL it is the URL's; without one there `us-east-1` at an endpoint, and at AWS that of its configuration or of the bucket.";
     AccessKey: "access_key", "REPLICATE_S3_ACCESS_KEY", "", false,
         "Access key. Without it the AWS credential chain is used.";
     SecretKey: "secret_key", "REPLICATE_S3_SECRET_KEY", "", true,

@@ -8,7 +8,8 @@ mod key;
 mod url;
 mod value;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::fmt;
 use std::time::Duration;
 
@@ -24,6 +25,8 @@ pub use self::value::{parse_duration, parse_size};
 #[derive(Clone, Default)]
 pub struct Options {
     values: BTreeMap<ConfigKey, String>,
+    /// Given in bytes that are no text.
+    unreadable: BTreeSet<ConfigKey>,
 }
 
 impl fmt::Debug for Options {
@@ -47,16 +50,19 @@ impl Options {
     pub fn from_env() -> (Self, Vec<String>) {
         #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
         let variables = std::env::vars_os();
-        Self::from_variables(variables.filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))))
+        Self::from_variables(variables)
     }
 
-    fn from_variables(variables: impl Iterator<Item = (String, String)>) -> (Self, Vec<String>) {
+    fn from_variables(variables: impl Iterator<Item = (OsString, OsString)>) -> (Self, Vec<String>) {
         let mut options = Self::new();
         let mut unknown = Vec::new();
-        for (name, value) in variables.filter(|(name, _)| name.starts_with("REPLICATE_")) {
-            match ConfigKey::from_env(&name) {
-                Some(key) => options.set_key(key, value),
-                None => unknown.push(name),
+        // A name that is no text is none of ours, and shown as well as it can be.
+        let ours = variables.map(|(name, value)| (name.to_string_lossy().into_owned(), value));
+        for (name, value) in ours.filter(|(name, _)| name.starts_with("REPLICATE_")) {
+            match (ConfigKey::from_env(&name), value.into_string()) {
+                (Some(key), Ok(value)) => options.set_key(key, value),
+                (Some(key), Err(_)) => drop(options.unreadable.insert(key)),
+                (None, _) => unknown.push(name),
             }
         }
         unknown.sort();
@@ -76,6 +82,7 @@ impl Options {
 
     /// Sets an option.
     pub fn set_key(&mut self, key: ConfigKey, value: impl Into<String>) {
+        self.unreadable.remove(&key);
         self.values.insert(key, value.into());
     }
 
@@ -94,8 +101,21 @@ impl Options {
         self.given(key).unwrap_or(key.default())
     }
 
+    /// Those that are given and mean nothing, because they belong to an S3 service and no place is named.
+    #[must_use]
+    pub fn without_place(&self) -> Vec<ConfigKey> {
+        if self.given(ConfigKey::Url).or(self.given(ConfigKey::Endpoint)).is_some() {
+            return Vec::new();
+        }
+        let of_s3 = ConfigKey::ALL.iter().copied().filter(|key| key.env().starts_with("REPLICATE_S3_"));
+        of_s3.filter(|key| self.given(*key).is_some()).collect()
+    }
+
     /// Checks everything and freezes it.
     pub fn check(&self) -> Result<Config> {
+        if let Some(key) = self.unreadable.first() {
+            return Err(Error::new(ErrorKind::Config, format!("{} is not valid: it is no UTF-8 text", key.env())));
+        }
         for key in [ConfigKey::AgeRecipient, ConfigKey::AgeIdentity] {
             if self.given(key).is_some() {
                 return Err(Error::new(
@@ -158,7 +178,7 @@ impl Options {
         };
         let Some(url) = self.given(K::Url) else {
             let Some(endpoint) = self.given(K::Endpoint) else { return Ok(None) };
-            let prefix = self.given(K::Path).map_or_else(host_name, |p| Ok(p.to_owned()))?;
+            let prefix = self.given(K::Prefix).map_or_else(host_name, |p| Ok(p.to_owned()))?;
             let mut location = S3Location::new(self.text(K::Bucket), &prefix)?;
             location.set_endpoint(endpoint)?;
             location.path_style = Some(true);
@@ -166,7 +186,7 @@ impl Options {
             location.credentials = credentials;
             return Ok(Some(StoreLocation::S3(location)));
         };
-        for key in [K::Bucket, K::Path] {
+        for key in [K::Bucket, K::Prefix] {
             if self.given(key).is_some() {
                 return Err(Error::new(
                     ErrorKind::Config,
@@ -207,7 +227,7 @@ fn host_name() -> Result<String> {
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
     if name.is_empty() {
         return Err(Error::new(ErrorKind::Config, "this host has no name to use as path")
-            .with_hint(format!("set {}", ConfigKey::Path.env())));
+            .with_hint(format!("set {}", ConfigKey::Prefix.env())));
     }
     Ok(name)
 }
@@ -241,10 +261,12 @@ pub struct Config {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
     use super::*;
 
     fn check(pairs: &[(&str, &str)]) -> Result<Config> {
-        let variables = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        let variables = pairs.iter().map(|(k, v)| ((*k).into(), (*v).into()));
         let (options, unknown) = Options::from_variables(variables);
         assert!(unknown.is_empty(), "{unknown:?}");
         options.check()
@@ -286,11 +308,41 @@ mod tests {
 
     #[test]
     fn unknown_names_are_told_and_unknown_options_refused() {
-        let variables = [("REPLICATE_S3_BUKET".to_owned(), "x".to_owned()), ("OTHER".to_owned(), "y".to_owned())];
+        let variables = [("REPLICATE_S3_BUKET".into(), "x".into()), ("OTHER".into(), "y".into())];
         let (_, unknown) = Options::from_variables(variables.into_iter());
         assert_eq!(unknown, ["REPLICATE_S3_BUKET"]);
         assert!(Options::new().set("buket", "x").is_err());
         assert!(Options::new().set("sync-interval", "x").is_ok());
+    }
+
+    #[test]
+    fn a_value_that_is_no_text_is_an_error_and_never_left_out() {
+        let raw = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
+        let place = || ("REPLICATE_URL".into(), "file:///x".into());
+        let bad = ("REPLICATE_RESTORE".into(), raw(b"never\xff"));
+        let (options, unknown) = Options::from_variables([place(), bad].into_iter());
+        assert!(unknown.is_empty());
+        let error = options.check().expect_err("refused");
+        assert_eq!(error.kind(), ErrorKind::Config);
+        assert!(error.to_string().contains("REPLICATE_RESTORE"), "{error}");
+        assert!(options.with(ConfigKey::Restore, "never").check().is_ok(), "what the caller gives takes its place");
+
+        let (options, unknown) = Options::from_variables([place(), (raw(b"REPLICATE_\xff"), "x".into())].into_iter());
+        assert_eq!(unknown, ["REPLICATE_\u{fffd}"]);
+        assert!(options.check().is_ok());
+    }
+
+    #[test]
+    fn options_of_s3_without_a_place_are_told() {
+        let named = |pairs: &[(&str, &str)]| {
+            let (options, _) = Options::from_variables(pairs.iter().map(|(k, v)| ((*k).into(), (*v).into())));
+            options.without_place()
+        };
+        let bucket = ("REPLICATE_S3_BUCKET", "b");
+        assert_eq!(named(&[bucket, ("REPLICATE_S3_PATH", "p")]), [ConfigKey::Bucket, ConfigKey::Prefix]);
+        assert_eq!(named(&[bucket, ("REPLICATE_S3_ENDPOINT", "http://h:1")]), []);
+        assert_eq!(named(&[bucket, ("REPLICATE_URL", "s3://b")]), []);
+        assert_eq!(named(&[("REPLICATE_S3_BUCKET", " "), ("REPLICATE_SYNC_INTERVAL", "1s")]), []);
     }
 
     #[test]

@@ -10,10 +10,10 @@
 //! | `file:///folder` | a folder |
 //! | `memory://name` | this process only |
 //!
-//! What Litestream accepts names the same place here, with these differences, all of them refusals: an
-//! unknown query parameter, a truth value that is none, a query on `file:`, a host in `file:` (it is folded
-//! into the path there) and secrets anywhere in a URL are errors. Percent escapes are decoded in `s3:` and kept
-//! as they are in `file:`, as there. Errors never repeat a URL as a whole: it could hold a secret.
+//! What Litestream accepts names the same place here, with these differences: an unknown query parameter, a truth
+//! value that is none, a query on `file:`, a host in `file:` (it is folded into the path there) and secrets anywhere
+//! in a URL are errors; and percent escapes are decoded in `file:` too (RFC 8089), where it keeps them as they are.
+//! Errors never repeat a URL as a whole: it could hold a secret.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -128,7 +128,7 @@ const KNOWN_SCHEMES: &str = "known are s3://bucket/prefix, file:///folder and me
 impl fmt::Display for StoreLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::File(folder) => write!(f, "file://{}", folder.display()),
+            Self::File(folder) => write!(f, "file://{}", encode(&folder.to_string_lossy())),
             Self::S3(s3) => s3.fmt(f),
             Self::Memory(name) => write!(f, "memory://{name}"),
         }
@@ -211,7 +211,7 @@ fn parse_file(rest: &str) -> Result<PathBuf> {
     if !path.starts_with('/') {
         return Err(config("a file:// URL needs an absolute path").with_hint("three slashes: file:///folder"));
     }
-    let path = clean(path);
+    let path = clean(&decode(path)?);
     if path.is_empty() || path.contains('\0') {
         return Err(config("a file:// URL needs a folder").with_hint("file:///folder"));
     }
@@ -390,8 +390,21 @@ fn clean(path: &str) -> String {
     segments.join("/")
 }
 
+/// The text with escapes for what would not be read back as it is, or not as one word.
+fn encode(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for c in text.chars() {
+        if matches!(c, '%' | '?' | '#') || c.is_whitespace() || c.is_control() {
+            c.encode_utf8(&mut [0; 4]).bytes().for_each(|byte| encoded.push_str(&format!("%{byte:02X}")));
+        } else {
+            encoded.push(c);
+        }
+    }
+    encoded
+}
+
 fn decode(text: &str) -> Result<String> {
-    let wrong = || config("a % in an s3:// URL is followed by two hexadecimal digits of UTF-8");
+    let wrong = || config("a % in a replica URL is followed by two hexadecimal digits of UTF-8");
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&byte, after)) = rest.split_first() {
@@ -531,11 +544,28 @@ mod tests {
             ("file:///var/lib/app", "/var/lib/app"),
             ("file://localhost/var", "/var"),
             ("file:///a//b/../c/", "/a/c"),
-            ("FILE:///a%20b", "/a%20b"),
+            ("FILE:///a%20b", "/a b"),
+            ("file:///a b", "/a b"),
+            ("file:///My%20Project/%C3%BCben", "/My Project/üben"),
+            ("file:///My Project/üben", "/My Project/üben"),
+            ("file:///a/%2e%2e/b", "/b"),
+            ("file:///100%25%3F%23", "/100%?#"),
+            ("file:///a%E2%80%83", "/a\u{2003}"),
         ] {
-            assert_eq!(StoreLocation::parse(url).expect(url), StoreLocation::File(PathBuf::from(path)));
+            let place = StoreLocation::parse(url).expect(url);
+            assert_eq!(place, StoreLocation::File(PathBuf::from(path)));
+            assert_eq!(StoreLocation::parse(&place.to_string()).expect(url), place, "{place}");
         }
         assert_eq!(StoreLocation::parse("memory://x").expect("fine"), StoreLocation::Memory("x".into()));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_folder_is_shown_as_a_url_of_itself(path in "(/[^/\0]{1,8}){1,3}") {
+            let folder = StoreLocation::File(PathBuf::from(format!("/{}", clean(&path))));
+            proptest::prop_assume!(!clean(&path).is_empty());
+            proptest::prop_assert_eq!(StoreLocation::parse(&folder.to_string()).ok(), Some(folder));
+        }
     }
 
     #[test]
@@ -549,6 +579,9 @@ mod tests {
             ("file://a/b", "file:///"),
             ("file:///", "folder"),
             ("file:///a?x=1", "no query"),
+            ("file:///100%", "%"),
+            ("file:///a%ff", "%"),
+            ("file:///a%00b", "folder"),
             ("memory://", "name"),
             ("s3://", "bucket required"),
             ("s3:///p", "bucket required"),

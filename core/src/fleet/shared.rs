@@ -17,6 +17,9 @@ use crate::event::{Event, State, StopReport, SyncStatus};
 /// Events kept for a subscriber that does not take them.
 const QUEUE: usize = 1024;
 
+/// Events kept from the start on for the first subscriber.
+const EARLY: usize = 64;
+
 /// The meeting place of one replicator.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -69,9 +72,9 @@ struct Inner {
     /// The request that the first stop has made.
     stop_request: u64,
     report: Option<StopReport>,
-    /// What happened before anybody could subscribe; told to the first.
-    before: Option<Event>,
     subscribers: Vec<Weak<Queue>>,
+    /// What happened before there was a subscriber; `None` once there was one.
+    early: Option<QueueInner>,
 }
 
 /// The events one subscriber has not taken yet.
@@ -153,8 +156,8 @@ impl Shared {
             stop_by: None,
             stop_request: 0,
             report: None,
-            before: None,
             subscribers: Vec::new(),
+            early: Some(QueueInner::default()),
         };
         Self {
             path: path.to_owned(),
@@ -172,13 +175,11 @@ impl Shared {
         &self.path
     }
 
-    /// A subscription to the events from now on.
+    /// A subscription to the events from now on; the first one begins with the start.
     pub(crate) fn subscribe(&self) -> Arc<Queue> {
-        let queue = Arc::new(Queue::default());
         let mut inner = lock(&self.inner);
-        if let Some(event) = inner.before.take() {
-            queue.push(event);
-        }
+        let early = Mutex::new(inner.early.take().unwrap_or_default());
+        let queue = Arc::new(Queue { inner: early, changed: Condvar::new() });
         if inner.report.is_some() {
             queue.end();
         } else {
@@ -187,17 +188,17 @@ impl Shared {
         queue
     }
 
-    /// Has the first subscriber told that the database was restored before the start.
-    pub(crate) fn set_restored(&self, txid: Txid) {
-        lock(&self.inner).before = Some(Event::Restored { txid });
-    }
-
     /// Tells subscribers.
     pub(crate) fn tell(&self, event: &Event) {
         Self::tell_all(&mut lock(&self.inner), event);
     }
 
     fn tell_all(inner: &mut Inner, event: &Event) {
+        match &mut inner.early {
+            Some(early) if early.events.len() < EARLY => early.events.push_back(event.clone()),
+            Some(early) => early.dropped += 1,
+            None => {}
+        }
         inner.subscribers.retain(|queue| queue.upgrade().map(|queue| queue.push(event.clone())).is_some());
     }
 
@@ -511,6 +512,7 @@ impl Shared {
 
     /// Notes the end, with its report.
     pub(crate) fn finish(&self, error: Option<Error>) {
+        let standby = self.status().state == State::Standby;
         self.set_state(State::Stopped);
         self.update(|inner| {
             if inner.report.is_some() {
@@ -522,6 +524,10 @@ impl Shared {
             let flushed = error.is_none() && asked && !inner.dirty || mutant!(StopFlushedAlways);
             let (local_txid, remote_txid) = (status.local_txid, status.remote_txid);
             let error = error.or_else(|| if flushed { None } else { status.last_error });
+            if !flushed && !standby {
+                let (db, error) = (self.path.display(), error.as_ref().map(tracing::field::display));
+                tracing::warn!(%db, %local_txid, %remote_txid, error, "ended before everything was shipped");
+            }
             inner.report = Some(StopReport { flushed, local_txid, remote_txid, error });
             for queue in inner.subscribers.drain(..).filter_map(|queue| queue.upgrade()) {
                 queue.end();
@@ -532,5 +538,93 @@ impl Shared {
     /// Whether it has ended.
     pub(crate) fn is_finished(&self) -> bool {
         lock(&self.inner).report.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tracing::{Level, Metadata, span};
+
+    use super::*;
+    use crate::clock::SystemClock;
+
+    fn shared() -> Shared {
+        Shared::new(Path::new("/app.db"), Arc::new(SystemClock::new()))
+    }
+
+    fn taken(queue: &Queue) -> Vec<Event> {
+        std::iter::from_fn(|| queue.next(Duration::ZERO)).collect()
+    }
+
+    #[test]
+    fn the_first_subscriber_hears_of_the_start_and_no_other() {
+        let shared = shared();
+        shared.tell(&Event::Restored { txid: Txid(7) });
+        shared.set_state(State::Streaming);
+        let (first, second) = (shared.subscribe(), shared.subscribe());
+        shared.tell(&Event::Dropped { count: 0 });
+        let events = taken(&first);
+        assert!(
+            matches!(&events[..], [Event::Restored { txid: Txid(7) }, Event::State { .. }, Event::Dropped { .. }]),
+            "{events:?}"
+        );
+        assert_eq!(taken(&second).len(), 1);
+    }
+
+    #[test]
+    fn without_a_subscriber_few_events_are_kept_and_the_rest_counted() {
+        let shared = shared();
+        for n in 0..200 {
+            shared.set_state(if n % 2 == 0 { State::Stalled } else { State::Streaming });
+        }
+        let events = taken(&shared.subscribe());
+        assert_eq!(events.len(), EARLY + 1);
+        assert!(matches!(events.last(), Some(Event::Dropped { count: 136 })), "{:?}", events.last());
+    }
+
+    #[test]
+    fn what_happened_before_the_end_is_heard_after_it() {
+        let shared = shared();
+        shared.finish(None);
+        let queue = shared.subscribe();
+        assert!(matches!(&taken(&queue)[..], [Event::State { to: State::Stopped, .. }]));
+        assert!(queue.is_finished());
+    }
+
+    /// Counts warnings.
+    struct Warnings(Arc<AtomicUsize>);
+
+    impl tracing::Subscriber for Warnings {
+        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+            *metadata.level() <= Level::WARN
+        }
+        fn event(&self, _: &tracing::Event<'_>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+        fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+            span::Id::from_u64(1)
+        }
+        fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+        fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+        fn enter(&self, _: &span::Id) {}
+        fn exit(&self, _: &span::Id) {}
+    }
+
+    #[test]
+    fn an_end_with_something_unshipped_is_warned_of_except_in_standby() {
+        for (state, warnings) in [(State::Streaming, 1), (State::Stalled, 1), (State::Standby, 0)] {
+            let count = Arc::new(AtomicUsize::new(0));
+            tracing::subscriber::with_default(Warnings(count.clone()), || {
+                let shared = shared();
+                shared.set_state(state.clone());
+                shared.set_local(Txid(2), 10);
+                shared.set_remote(Txid(1), 10, None);
+                shared.finish(None);
+                shared.finish(None);
+            });
+            assert_eq!(count.load(Ordering::Relaxed), warnings, "{state}");
+        }
     }
 }

@@ -70,7 +70,7 @@ pub struct RestoreOptions {
     /// Whether an existing output is replaced (after the restore has succeeded, and only if nobody uses it).
     /// Default: an existing output is an error.
     pub overwrite: bool,
-    /// Requests at the same time. Default 32, which hides 20 ms of latency a file; bounded to 1 to 64.
+    /// Requests at the same time, 1 to 64. Default 32, which hides 20 ms of latency a file.
     pub parallelism: usize,
 }
 

@@ -55,6 +55,10 @@ pub(crate) async fn run(
         let message = format!("the output names no file path={}", options.output.display());
         return Err(Error::new(ErrorKind::Config, message));
     }
+    if !(1..=64).contains(&options.parallelism) {
+        let message = format!("parallelism is not valid: {}: out of range, 1 to 64", options.parallelism);
+        return Err(Error::new(ErrorKind::Config, message));
+    }
     let mut meter = Meter { progress, done: 0, total: 0 };
     let built = cancellable(env.clock.as_ref(), cancel, build(store, options, env, &mut meter)).await?;
     let Built { scratch, plan, shape } = built;

@@ -43,6 +43,7 @@ pub fn check_database(path: &Path, check: Check) -> Result<()> {
 
 fn first_finding(path: &Path, check: Check) -> rusqlite::Result<String> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    #[expect(clippy::disallowed_methods, reason = "a restored database that has no name yet, or nobody uses")]
     let connection = Connection::open_with_flags(immutable_uri(path), flags)?;
     let pragma = match check {
         Check::Quick => "PRAGMA quick_check(1)",

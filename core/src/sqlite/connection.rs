@@ -22,6 +22,7 @@ pub fn open_connection(path: &Path, busy: Duration) -> Result<Connection> {
     refuse_companions(path)?;
     let open = || -> Result<Connection> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        #[expect(clippy::disallowed_methods, reason = "the one place that opens the user's database")]
         let connection = Connection::open_with_flags(plain(path)?, flags)?;
         connection.busy_timeout(busy)?;
         set_up(&connection)?;

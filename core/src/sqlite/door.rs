@@ -131,7 +131,7 @@ impl Attach for SqliteAttach {
         let first = connection::open_connection(path, BUSY_TIMEOUT)?;
         if !header.is_wal() {
             connection::switch_to_wal(&first)?;
-            tracing::info!(db = %path.display(), "switched the database to WAL mode");
+            tracing::warn!(db = %path.display(), "switched the database to WAL mode, for good");
         }
         let door = SqliteDoor::attach(path, database, header.page_size, first)?;
         Ok(Some(Box::new(door)))

@@ -14,7 +14,7 @@ use std::os::fd::RawFd;
 use libc::c_int;
 
 use super::pinned::FileId;
-use super::pool::note_closed_externally;
+use super::pool::{closes_nothing, note_closed_externally};
 use super::sys::{self, Errno, Lock, Owner, WHOLE};
 
 /// Who borrows a descriptor.
@@ -69,7 +69,7 @@ impl Inode {
     /// included, holds a lock that closing would drop, and nobody can get one before the owner is gone. Therefore
     /// the owner comes last.
     fn close_guarded(&self, id: FileId) -> bool {
-        if self.is_used() || !self.owner_writes || !sys::is(self.owner, id) {
+        if closes_nothing() || self.is_used() || !self.owner_writes || !sys::is(self.owner, id) {
             return false;
         }
         if !sys::set_lock(self.owner, Owner::Description, Lock::Write, WHOLE).unwrap_or(false) {

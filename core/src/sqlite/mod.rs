@@ -8,7 +8,8 @@
 //! 1. Descriptors of the database and of `-shm` are never closed but kept for reuse ([`PinnedFile`], `pool`),
 //!    except under a lock that proves that nobody holds one there ([`sweep_all`]).
 //! 2. Where our copy of SQLite is private ([`isolate_sqlite`]), its locks belong to one open file description
-//!    per file, which is used for nothing else (`oslock`).
+//!    per file, which is used for nothing else (`oslock`). A process without another copy ([`sole_sqlite`]) needs
+//!    no such thing.
 //! 3. A forked child lets go of all of it at once ([`forked`]).
 //!
 //! Nothing else in the library may open a database or a `-shm` file; the `-wal` file carries no locks and may be
@@ -60,7 +61,7 @@ pub(crate) use signals::block_signals;
 #[cfg(not(target_os = "linux"))]
 pub use elsewhere::{
     FileId, PinnedFile, PoolSize, ReplaceGuard, descriptors_closed_externally, forked, guard_for_replace,
-    guarded_replace_check, is_isolated, isolate_sqlite, pool_size, probe, register_for_fork, sweep_all,
+    guarded_replace_check, is_isolated, isolate_sqlite, pool_size, probe, register_for_fork, sole_sqlite, sweep_all,
     unregister_for_fork,
 };
 #[cfg(not(target_os = "linux"))]
@@ -81,6 +82,6 @@ pub use pinned::{FileId, PinnedFile};
 #[cfg(target_os = "linux")]
 pub use pool::{PoolSize, descriptors_closed_externally, pool_size, sweep_all};
 #[cfg(target_os = "linux")]
-pub use probe::probe;
+pub use probe::{probe, sole_sqlite};
 #[cfg(target_os = "linux")]
 pub use replace::{ReplaceGuard, guard_for_replace, guarded_replace_check};

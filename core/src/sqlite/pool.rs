@@ -19,6 +19,9 @@ use super::sys::{self, Errno, Lock, Owner, WHOLE};
 /// Set once a descriptor of ours turned out to be closed, or to be somebody else's, behind our back.
 static CLOSED_EXTERNALLY: AtomicBool = AtomicBool::new(false);
 
+/// Set where the locks that prove that nobody is hurt by a close cannot be relied on.
+static CLOSE_NOTHING: AtomicBool = AtomicBool::new(false);
+
 /// How many descriptors the pool holds, for tests and diagnosis.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct PoolSize {
@@ -136,6 +139,15 @@ pub(super) fn owner_of(fd: RawFd) -> Result<Option<RawFd>, Errno> {
 
 pub(super) fn note_closed_externally() {
     CLOSED_EXTERNALLY.store(true, Ordering::Release);
+}
+
+/// From now on descriptors stay open until the process ends, also those of files that are gone.
+pub(super) fn close_nothing() {
+    CLOSE_NOTHING.store(true, Ordering::Release);
+}
+
+pub(super) fn closes_nothing() -> bool {
+    CLOSE_NOTHING.load(Ordering::Acquire)
 }
 
 /// Whether something in this process has closed descriptors of ours (`closefrom`, a daemon's start). From then on

@@ -1,14 +1,16 @@
 //! The proof, at every start, that locks of open file descriptions work here as the door needs them.
 //!
 //! Done on a scratch file in the state folder, never on the database, whose locks a mistake would drop. Refuses
-//! network file systems, where SQLite itself does not support the write-ahead log. Called once per start.
+//! network file systems, where SQLite itself does not support the write-ahead log. Called once per start. In a
+//! process without another SQLite ([`sole_sqlite`]) classic locks do, as for any SQLite program.
 
 use std::ffi::CStr;
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use super::pinned::c_path;
+use super::pool;
 use super::sys::{self, Errno, Lock, Owner, Range};
 use crate::{Error, ErrorKind, Result};
 
@@ -32,8 +34,19 @@ const REMOTE: &[(u64, &str)] = &[
 ];
 const OVERLAY: u64 = 0x794C_7630;
 
+static SOLE: AtomicBool = AtomicBool::new(false);
+
+/// Says that no copy of SQLite but ours is, or will be, in this process: then its classic locks are safe, and
+/// [`probe`] does not ask for locks of open file descriptions. For programs such as the `replicate` command; a
+/// library inside of somebody else's program cannot know it.
+pub fn sole_sqlite() {
+    SOLE.store(true, Ordering::Relaxed);
+}
+
 /// Proves that a database can be replicated from inside this process: locks behave, and the state folder and the
 /// database are on one local file system. `state_dir` must exist.
+///
+/// After [`sole_sqlite`] only a network file system and memory maps that reads do not agree with are refused.
 ///
 /// # Errors
 /// [`ErrorKind::Unsupported`] naming the step that failed; [`ErrorKind::Disk`] if the scratch file cannot be written.
@@ -42,32 +55,36 @@ pub fn probe(state_dir: &Path, db: &Path) -> Result<()> {
     let db_type = refuse_remote(db)?;
     let state_type = refuse_remote(state_dir)?;
     let scratch = Scratch::create(state_dir)?;
-    if !same_device(&scratch, db, state_dir, db_type == OVERLAY && state_type == OVERLAY)? {
+    let sole = SOLE.load(Ordering::Relaxed);
+    if !sole && !same_device(&scratch, db, state_dir, db_type == OVERLAY && state_type == OVERLAY)? {
         let message =
             format!("the state folder is on another file system state={} db={}", state_dir.display(), db.display());
         return Err(Error::new(ErrorKind::Unsupported, message)
             .with_hint("put the state folder on the file system of the database; beside it is the default"));
     }
-    for (step, check) in STEPS {
-        let held =
-            check(&scratch).map_err(|e| Error::disk(format!("probe locks step={step}"), &scratch.path, e.into_io()))?;
-        if !held {
-            return Err(locking_unsupported(step, db));
+    match LOCKS.iter().try_for_each(|step| scratch.check(step, db)) {
+        Err(refused) if sole => {
+            tracing::info!(%refused, "the classic locks of this process do");
+            pool::close_nothing();
         }
+        outcome => outcome?,
     }
-    Ok(())
+    scratch.check(&MAPPINGS, db)
 }
 
-type Step = fn(&Scratch) -> Result<bool, Errno>;
+type Step = (&'static str, fn(&Scratch) -> Result<bool, Errno>);
 
-const STEPS: [(&str, Step); 6] = [
+/// What two copies of SQLite in one process need.
+const LOCKS: [Step; 5] = [
     ("descriptions_conflict", descriptions_conflict),
     ("process_lock_meets_description_lock", process_lock_meets_description_lock),
     ("description_lock_meets_process_lock", description_lock_meets_process_lock),
     ("close_keeps_description_locks", close_keeps_description_locks),
     ("own_process_locks_are_seen", own_process_locks_are_seen),
-    ("mappings_are_coherent", mappings_are_coherent),
 ];
+
+/// What reading the index of the log as a file needs.
+const MAPPINGS: Step = ("mappings_are_coherent", mappings_are_coherent);
 
 /// Where the locks of the probe lie.
 const BYTES: Range = (100, 10);
@@ -183,6 +200,17 @@ impl Scratch {
         let name: &CStr = &self.name;
         sys::open(name, libc::O_RDWR, 0).map(Closing)
     }
+
+    fn check(&self, (step, check): &Step, db: &Path) -> Result<()> {
+        match check(self) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(locking_unsupported(step, db)),
+            Err(e @ Errno(libc::EINVAL | libc::ENOSYS | libc::EOPNOTSUPP | libc::ENOLCK)) => {
+                Err(locking_unsupported(step, db).with_source(e.into_io()))
+            }
+            Err(e) => Err(Error::disk(format!("probe locks step={step}"), &self.path, e.into_io())),
+        }
+    }
 }
 
 impl Drop for Scratch {
@@ -255,12 +283,10 @@ mod tests {
         let (_folder, db) = folder_with_db();
         let memory = Path::new("/dev/shm");
         let dev = |path: &Path| super::super::FileId::of_path(path).unwrap().map(|id| id.dev);
-        // Not every machine has a second file system to write to.
-        if memory.is_dir() && dev(memory) != dev(&db) {
-            let error = probe(memory, &db).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Unsupported);
-            assert!(error.message().contains("another file system"), "{error}");
-        }
+        assert!(memory.is_dir() && dev(memory) != dev(&db), "this test needs /dev/shm to be a file system of its own");
+        let error = probe(memory, &db).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.message().contains("another file system"), "{error}");
     }
 
     #[test]

@@ -57,6 +57,7 @@ impl Stat {
 }
 
 /// Opens with close-on-exec, whatever the caller asked for.
+#[expect(clippy::disallowed_methods, reason = "what it opens is never closed, except under the whole-file lock")]
 pub(super) fn open(path: &CStr, flags: c_int, mode: c_int) -> Result<RawFd, Errno> {
     // SAFETY: the path is a valid C string for the duration of the call.
     checked(unsafe { libc::open(path.as_ptr(), flags | libc::O_CLOEXEC, mode) })

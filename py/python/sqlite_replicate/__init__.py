@@ -29,7 +29,7 @@ from ._errors import (
     UnsupportedError,
 )
 from ._native import VERSION as __version__
-from ._options import Options
+from ._options import Options, Place
 from ._types import Event, IntegrityCheck, LtxFile, Progress, RestoreReport, State, StopReport, SyncStatus
 
 __all__ = [
@@ -52,6 +52,7 @@ __all__ = [
     "LtxFile",
     "NoBackupError",
     "Options",
+    "Place",
     "Progress",
     "ReplicateError",
     "Replicator",

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Callable, Iterator, Optional, Union
 
 from . import _bridge, _native
-from ._options import Options, Seconds, StrPath, milliseconds, pairs, path as as_path, timeout as as_seconds
+from ._options import Options, Place, Seconds, StrPath, milliseconds, pairs, reading
+from ._options import path as as_path, timeout as as_seconds
 from ._types import Event, IntegrityCheck, LtxFile, Progress, RestoreReport, StopReport, SyncStatus
 
 if sys.version_info >= (3, 11):
@@ -18,9 +20,17 @@ if sys.version_info >= (3, 11):
 elif TYPE_CHECKING:
     from typing_extensions import Unpack
 
+if TYPE_CHECKING:
+    from . import _parts
+
 
 class Replicator:
     """A running replicator. Calling it stops it; as a context manager it stops at the end of the block.
+
+    The end of a ``with`` block ships what was committed, for up to 30 seconds. It does not raise if that was not
+    enough: what is left is kept and shipped by the next start, and a line of level WARNING goes to the logger
+    ``replicate``. Where the store must have everything, call :meth:`sync` in the block, or :meth:`stop` and look at
+    ``flushed``.
 
     Every method may be called from any thread, lets other threads run while it waits, and ends on Ctrl-C.
     A replicator that nobody refers to any more runs on until the process ends; when the interpreter ends,
@@ -62,7 +72,10 @@ class Replicator:
         return SyncStatus._of(self._native.wait(txid, as_seconds(timeout)))
 
     def events(self) -> Events:
-        """A subscription to the events from now on: an iterator that ends with the replicator."""
+        """A subscription to the events from now on: an iterator that ends with the replicator.
+
+        The first one of a replicator begins with its start, and has at most 64 events from before this call.
+        """
         return Events(self._native.events())
 
     def stop(self, timeout: Optional[Seconds] = 30.0) -> StopReport:
@@ -116,10 +129,11 @@ def auto_replicate(path: StrPath) -> Replicator:
     """Replicates a database with the options of the environment (``REPLICATE_*``).
 
     Without ``REPLICATE_S3_ENDPOINT`` and ``REPLICATE_URL`` the replicator is disabled and does nothing. A bad
-    value is a :class:`ConfigError`; an unknown name is logged. A database that does not exist is restored
-    before the call returns.
+    value is a :class:`ConfigError`; an unknown name, or options of a service that is not named, are a
+    ``RuntimeWarning``. A database that does not exist is restored before the call returns.
     """
     _bridge.refresh_level()
+    _warn_of_environment()
     return _started(_native.Handle.auto(as_path(path)), None)
 
 
@@ -133,7 +147,8 @@ def start(
     """Replicates a database with these options; the environment is not read.
 
     ``url`` is the replica (``s3://bucket/prefix``, ``file:///folder``); the others are those of
-    :class:`Options`. ``on_event`` is called for each event, from one thread of the package; what it raises
+    :class:`Options`, and one of ``url`` and ``endpoint`` must be given. ``on_event`` is called for each event
+    from the start on, from one thread of the package; what it raises
     goes to :func:`threading.excepthook`. A second call on the same path returns the same replicator.
     """
     _bridge.refresh_level()
@@ -160,20 +175,21 @@ def restore(
     parallelism: Optional[int] = None,
     progress: Optional[Callable[[Progress], object]] = None,
     timeout: Optional[Seconds] = None,
-    **options: Unpack[Options],
+    **options: Unpack[Place],
 ) -> RestoreReport:
     """Restores a database: the newest state, that after the capture ``txid``, or that of a ``timestamp``.
 
     ``txid`` is an int or 16 hex digits, ``timestamp`` a datetime with time zone or RFC 3339 text. With
     neither ``url`` nor ``endpoint`` the environment is read as by :func:`auto_replicate`. ``output`` is not
     touched before everything has been fetched and checked, and never replaced without ``overwrite``.
+    ``parallelism`` is the number of requests at the same time, 1 to 64, 32 by default.
     ``progress`` is called on this thread; if it raises, or on Ctrl-C, or after ``timeout`` seconds, the
     restore has removed its files when the exception arrives.
     """
     _bridge.refresh_level()
     parts = _native.restore(
         as_path(output),
-        pairs(url, options),
+        _replica(url, options),
         txid,
         None if timestamp is None else milliseconds(timestamp),
         integrity_check,
@@ -185,17 +201,29 @@ def restore(
     return RestoreReport._of(parts)
 
 
-def ensure_exists(path: StrPath, *, url: Optional[str] = None, **options: Unpack[Options]) -> bool:
+def ensure_exists(path: StrPath, *, url: Optional[str] = None, **options: Unpack[Place]) -> bool:
     """Restores the newest state if the database does not exist; whether it did.
 
     No backup is not an error: then there is nothing to restore and the answer is ``False``. With neither
     ``url`` nor ``endpoint`` the environment is read as by :func:`auto_replicate`.
     """
     _bridge.refresh_level()
-    return _native.ensure_exists(as_path(path), pairs(url, options))
+    return _native.ensure_exists(as_path(path), _replica(url, options))
 
 
-def ltx(*, url: Optional[str] = None, **options: Unpack[Options]) -> list[LtxFile]:
+def ltx(*, url: Optional[str] = None, **options: Unpack[Place]) -> list[LtxFile]:
     """The files of a replica, by level and capture."""
     _bridge.refresh_level()
-    return [LtxFile._of(parts) for parts in _native.ltx_files(pairs(url, options))]
+    return [LtxFile._of(parts) for parts in _native.ltx_files(_replica(url, options))]
+
+
+def _replica(url: Optional[str], options: Place) -> _parts.Pairs:
+    """The options of a call that reads a replica; without a place the environment's are read, too."""
+    if not url and not options.get("endpoint"):
+        _warn_of_environment(stacklevel=4)
+    return reading(url, options)
+
+
+def _warn_of_environment(stacklevel: int = 3) -> None:
+    for complaint in _native.environment_complaints():
+        warnings.warn(complaint, RuntimeWarning, stacklevel=stacklevel)

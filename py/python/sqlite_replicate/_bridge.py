@@ -13,10 +13,13 @@ import logging
 import os
 import sys
 import threading
-from typing import Callable, Optional
+from typing import TYPE_CHECKING, Callable, Optional
 
 from . import _native
 from ._types import Event
+
+if TYPE_CHECKING:
+    from . import _parts
 
 EXIT_TIMEOUT = 5.0
 """Seconds that the end of the interpreter waits for the last commits to reach the store."""
@@ -91,7 +94,7 @@ def _run() -> None:
         _deliver(batch)
 
 
-def _deliver(batch: list[_native.Delivery]) -> None:
+def _deliver(batch: list[_parts.Delivery]) -> None:
     for item in batch:
         try:
             if len(item) == 2:
@@ -105,7 +108,7 @@ def _deliver(batch: list[_native.Delivery]) -> None:
             del error, trace
 
 
-def _deliver_event(number: int, parts: Optional[_native.EventParts]) -> None:
+def _deliver_event(number: int, parts: Optional[_parts.EventParts]) -> None:
     if parts is None:
         _state.subscribers.pop(number, None)
         return

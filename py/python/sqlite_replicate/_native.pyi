@@ -1,28 +1,39 @@
 """The native module. Private: use the names of the package."""
 
-from os import PathLike
-from typing import Callable, Optional, Union
+import os
+from typing import Callable, Optional, Union, final
 
-ErrorParts = tuple[int, str, Optional[str]]
-StatusParts = tuple[int, int, bool, str, Optional[ErrorParts], Optional[int], int]
-StopParts = tuple[bool, int, int, Optional[ErrorParts]]
-RestoreParts = tuple[int, int, int, int, int, int, str, float]
-LtxParts = tuple[int, int, int, int, Optional[int], int, str]
-EventParts = tuple[str, list[tuple[str, Union[int, str, float, ErrorParts]]]]
-Delivery = Union[tuple[int, str, str, int, str], tuple[int, Optional[EventParts]]]
-Pairs = list[tuple[str, str]]
-Path = Union[str, PathLike[str]]
+from ._parts import Delivery, EventParts, LtxParts, Pairs, Path, RestoreParts, StatusParts, StopParts
+
+__all__ = [
+    "VERSION",
+    "ERROR_KINDS",
+    "CONFIG_KEYS",
+    "Handle",
+    "Events",
+    "restore",
+    "ensure_exists",
+    "ltx_files",
+    "bridge_take",
+    "bridge_served",
+    "bridge_close",
+    "set_log_level",
+    "environment_complaints",
+    "stop_all",
+    "panic_on_purpose",
+]
 
 VERSION: str
 ERROR_KINDS: list[tuple[str, int, bool]]
 CONFIG_KEYS: list[tuple[str, str, str, bool, str]]
 
+@final
 class Handle:
     @staticmethod
     def start(db: Path, options: Pairs) -> Handle: ...
     @staticmethod
     def auto(db: Path) -> Handle: ...
-    def path(self) -> PathLike[str]: ...
+    def path(self) -> os.PathLike[str]: ...
     def is_enabled(self) -> bool: ...
     def sync(self, seconds: Optional[float]) -> StatusParts: ...
     def sync_status(self) -> StatusParts: ...
@@ -31,6 +42,7 @@ class Handle:
     def forward_events(self, subscriber: int) -> None: ...
     def stop(self, seconds: Optional[float]) -> StopParts: ...
 
+@final
 class Events:
     def next(self, seconds: Optional[float]) -> Optional[EventParts]: ...
     def is_finished(self) -> bool: ...
@@ -52,5 +64,6 @@ def bridge_take(seconds: float) -> Optional[list[Delivery]]: ...
 def bridge_served(served: bool) -> None: ...
 def bridge_close() -> None: ...
 def set_log_level(level: int) -> None: ...
+def environment_complaints() -> list[str]: ...
 def stop_all(seconds: float) -> None: ...
 def panic_on_purpose(in_call: bool) -> None: ...

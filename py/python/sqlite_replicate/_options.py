@@ -13,37 +13,45 @@ from typing import TYPE_CHECKING, Literal, Mapping, Optional, TypedDict, Union
 from ._errors import ConfigError
 
 if TYPE_CHECKING:
-    from . import _native
+    from . import _parts
 
 StrPath = Union[str, "os.PathLike[str]"]
 Seconds = Union[float, timedelta]
 
 
-class Options(TypedDict, total=False):
-    """The options beside ``url``. ``None`` and an empty text are the same as leaving one out."""
+class Place(TypedDict, total=False):
+    """The options beside ``url`` that say where a replica is and how to read it: all that restoring needs.
+
+    ``None`` and an empty text are the same as leaving one out.
+    """
 
     endpoint: Optional[str]
     """URL of an S3 service."""
     bucket: Optional[str]
     """Bucket; default ``replicate``."""
     prefix: Optional[str]
-    """Prefix of the object keys; default the host name. (The library's option ``path``.)"""
+    """Prefix of the object keys; default the host name."""
     region: Optional[str]
-    """Region that requests are signed for; default ``us-central1``."""
+    """Region that requests are signed for; default ``us-central1``, or what a ``url`` says."""
     access_key: Optional[str]
     """Access key; without it the AWS credential chain is used."""
     secret_key: Optional[str]
     """Secret key."""
     session_token: Optional[str]
     """Session token that belongs to temporary keys."""
+    age_identity: Optional[str]
+    """Private key to open with. An error in this release."""
+
+
+class Options(Place, total=False):
+    """The options beside ``url`` of who writes a replica."""
+
     sync_interval: Union[float, timedelta, str, None]
     """Shortest time between two objects under load: seconds, timedelta or text such as ``500ms``."""
     restore: Optional[Literal["missing", "never"]]
     """``missing``: a database that does not exist is restored before start() returns. ``never``: it starts empty."""
     age_recipient: Optional[str]
     """Public keys to seal to. An error in this release: nothing is ever sent unsealed by mistake."""
-    age_identity: Optional[str]
-    """Private key to open with. An error in this release."""
     page_encoding: Optional[Literal["frame", "block"]]
     """``frame``: every Litestream 0.5 reads it. ``block``: 0.5.16 and later."""
     checkpoint_pages: Union[int, str, None]
@@ -52,15 +60,17 @@ class Options(TypedDict, total=False):
     """Bytes of captured commits kept while the store cannot be reached: a number or text such as ``1GiB``."""
 
 
-_TABLE_NAMES = {"prefix": "path"}  # the first argument of every function is called path already
-
-
-def pairs(url: Optional[str], options: Mapping[str, object]) -> _native.Pairs:
+def pairs(url: Optional[str], options: Mapping[str, object]) -> _parts.Pairs:
     """The options that were given, by the table's names, as texts."""
-    named = {"url": url, **options}
-    if "path" in named:
-        raise ConfigError("unknown option 'path'", hint="the prefix of the object keys is called prefix")
-    return [(_TABLE_NAMES.get(name, name), _text(name, value)) for name, value in named.items() if value is not None]
+    return [(name, _text(name, value)) for name, value in {"url": url, **options}.items() if value is not None]
+
+
+def reading(url: Optional[str], options: Mapping[str, object]) -> _parts.Pairs:
+    """The same for calls that only read a replica; what matters to a writer alone is refused."""
+    for name in options:
+        if name in Options.__annotations__ and name not in Place.__annotations__:
+            raise ConfigError(f"option {name} means nothing here", hint="it is for start()")
+    return pairs(url, options)
 
 
 def _text(name: str, value: object) -> str:

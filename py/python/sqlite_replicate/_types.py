@@ -10,7 +10,7 @@ from . import _errors
 from ._errors import ReplicateError
 
 if TYPE_CHECKING:
-    from . import _native
+    from . import _parts
 
 State = Literal["disabled", "starting", "streaming", "stalled", "standby", "fenced", "failed", "stopped"]
 """What a replicator is doing.
@@ -39,7 +39,7 @@ def _moment(milliseconds: int) -> datetime:
         return edge.replace(tzinfo=timezone.utc)
 
 
-def _error(parts: Optional[_native.ErrorParts]) -> Optional[ReplicateError]:
+def _error(parts: Optional[_parts.ErrorParts]) -> Optional[ReplicateError]:
     return None if parts is None else _errors.make(*parts)
 
 
@@ -63,7 +63,7 @@ class SyncStatus:
     """Bytes captured but not yet acknowledged by the store."""
 
     @classmethod
-    def _of(cls, parts: _native.StatusParts) -> SyncStatus:
+    def _of(cls, parts: _parts.StatusParts) -> SyncStatus:
         local, remote, in_sync, state, error, last_sync, pending = parts
         moment = None if last_sync is None else _moment(last_sync)
         return cls(local, remote, in_sync, cast(State, state), _error(error), moment, pending)
@@ -83,7 +83,7 @@ class StopReport:
     """Why it was not flushed."""
 
     @classmethod
-    def _of(cls, parts: _native.StopParts) -> StopReport:
+    def _of(cls, parts: _parts.StopParts) -> StopReport:
         flushed, local, remote, error = parts
         return cls(flushed, local, remote, _error(error))
 
@@ -110,7 +110,7 @@ class RestoreReport:
     """How long it took."""
 
     @classmethod
-    def _of(cls, parts: _native.RestoreParts) -> RestoreReport:
+    def _of(cls, parts: _parts.RestoreParts) -> RestoreReport:
         txid, timestamp, pages, size, files, fetched, checked, elapsed = parts
         check, took = cast(IntegrityCheck, checked), timedelta(seconds=elapsed)
         return cls(txid, _moment(timestamp), pages, size, files, fetched, check, took)
@@ -146,7 +146,7 @@ class LtxFile:
     """The object's key below the place of the replica."""
 
     @classmethod
-    def _of(cls, parts: _native.LtxParts) -> LtxFile:
+    def _of(cls, parts: _parts.LtxParts) -> LtxFile:
         level, first, last, size, created, modified, key = parts
         moment = None if created is None else _moment(created)
         return cls(level, first, last, size, moment, _moment(modified), key)
@@ -183,7 +183,7 @@ class Event:
     count: Optional[int] = None
 
     @classmethod
-    def _of(cls, parts: _native.EventParts) -> Event:
+    def _of(cls, parts: _parts.EventParts) -> Event:
         kind, pairs = parts
         fields: dict[str, Any] = dict(pairs)
         if "error" in fields:

@@ -4,21 +4,16 @@ mod ltx;
 mod replicate;
 mod restore;
 
-use ::replicate::Result;
 use serde_json::json;
 
 use crate::args::Request;
 use crate::exit::Failure;
 use crate::output;
 
-/// Does what was asked for. Only replicating meets a database that others have open, so only it needs
-/// SQLite's locks to be made safe.
-pub(crate) fn run(request: Request, isolated: Result<()>) -> Result<(), Failure> {
+/// Does what was asked for.
+pub(crate) fn run(request: Request) -> Result<(), Failure> {
     match request {
-        Request::Replicate(request) => {
-            isolated?;
-            replicate::run(request)
-        }
+        Request::Replicate(request) => replicate::run(request),
         Request::Restore(request) => restore::run(&request),
         Request::Ltx(request) => ltx::run(&request).map_err(Failure::from),
         Request::Version { json } => {

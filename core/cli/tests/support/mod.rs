@@ -55,10 +55,14 @@ pub struct Replicating {
 impl Replicating {
     /// Returns when it has said that it started.
     pub fn start(database: &str, url: &str) -> Self {
-        let mut child = command(&["replicate", "--json", database, url])
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the command starts");
+        Self::start_as(database, url, |_| ())
+    }
+
+    /// The same, prepared by the caller.
+    pub fn start_as(database: &str, url: &str, prepare: impl FnOnce(&mut Command)) -> Self {
+        let mut command = command(&["replicate", "--json", database, url]);
+        prepare(&mut command);
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("the command starts");
         let output = BufReader::new(child.stdout.take().expect("piped"));
         let (to_test, lines) = channel();
         std::thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| to_test.send(line)));

@@ -247,6 +247,17 @@ fn an_existing_output_is_refused_even_if_empty() {
 }
 
 #[test]
+fn a_number_of_requests_out_of_range_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (store, _) = busy_model(512).store();
+    for parallelism in [0, 65, usize::MAX] {
+        let options = RestoreOptions::new(folder.path().join("out.db")).parallelism(parallelism);
+        let restored = block_on(run(&store, &options, &env(Blocking::Pool), &|_| {}, &Cancel::new()));
+        assert_eq!(restored.expect_err("out of range").kind(), ErrorKind::Config);
+    }
+}
+
+#[test]
 fn overwriting_takes_log_and_journal_of_the_old_database_with_it() {
     let folder = tempfile::tempdir().expect("a folder");
     let output = folder.path().join("out.db");
