@@ -396,7 +396,9 @@ impl Capture {
                 }
             },
         };
-        self.position.unbroken = true;
+        // Only now, when nothing is left: a read transaction that began with frames uncaptured need not hold them. If
+        // they were all copied back by then, it reads none of them, and the WAL may start over.
+        self.position.unbroken |= self.position.mark == Some(WalMark::end_of(&view));
         self.record()?;
         Ok((captured.into_iter().collect(), view))
     }
