@@ -54,14 +54,13 @@ impl Capture {
             encoder.page(pgno, frames.page(door, pgno, offset, &mut buf)?).map_err(encoding)?;
         }
         let (encoded, writer) = encoder.finish().map_err(encoding)?;
+        let captured = u32::try_from(delta.frames).map_err(|_| Error::internal("more frames than a WAL can hold"))?;
         let file = self.spool().commit(writer, Level::L0, txids, created)?;
-        self.ledger.set_pages(delta.commit);
-        for &(pgno, offset) in &delta.pages {
-            self.ledger.set(pgno, frames.checksum(offset));
-        }
+        // From here on nothing may fail: the file is one that the store may get at any moment.
         self.position.txid = txid;
         self.position.commit = delta.commit;
-        let captured = u32::try_from(delta.frames).map_err(|_| Error::internal("more frames than a WAL can hold"))?;
+        let checksums = delta.pages.iter().map(|&(pgno, offset)| (pgno, frames.checksum(offset)));
+        self.ledger.record(txid, delta.commit, checksums);
         self.position.mark =
             Some(WalMark { salts: view.salts, frame: from + captured, checksum: delta.chain.checksum() });
         Ok(Event::Captured { txid, pages: encoded.pages, bytes: file.size, rebase: None })

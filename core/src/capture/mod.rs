@@ -12,6 +12,11 @@ mod rebase;
 mod turn;
 mod watch;
 
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -163,6 +168,13 @@ impl Capture {
                 return self.cut(&file);
             }
         }
+        if self.ledger.ahead() > self.position.txid {
+            // It knows captures that the spool has lost: what it says of their pages is not what the store has.
+            tracing::warn!(ahead = %self.ledger.ahead(), "spool files are missing, comparing with the database");
+            self.ledger.reset()?;
+            self.position.due = Some(RebaseReason::SpoolDamaged);
+            return Ok(());
+        }
         if record.txid == self.position.txid.0 && record.commit == self.position.commit {
             self.position.mark =
                 record.mark.map(|m| WalMark { salts: m.salts(), frame: m.frame, checksum: m.checksum });
@@ -175,7 +187,7 @@ impl Capture {
         let snapshot = damaged.level == Level::SNAPSHOT;
         let good = if snapshot { damaged.txids.max().prev() } else { damaged.txids.min().prev() };
         self.spool().discard_after(good)?;
-        if self.ledger.durable() > good {
+        if self.ledger.ahead() > good {
             self.ledger.reset()?;
         }
         self.position.txid = good;
@@ -206,10 +218,7 @@ impl Capture {
         if covered {
             return Ok(());
         }
-        self.ledger.set_pages(header.commit);
-        for (pgno, checksum) in checksums {
-            self.ledger.set(pgno, checksum);
-        }
+        self.ledger.record(file.txids.max(), header.commit, checksums.into_iter());
         self.position.txid = file.txids.max();
         self.position.commit = header.commit;
         Ok(())

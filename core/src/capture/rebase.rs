@@ -111,8 +111,12 @@ impl Capture {
         } else {
             replacement.finish(txid)?;
             let file = self.spool().commit(writer, level, txids, created)?;
-            self.ledger.adopt(replacement, txid)?;
+            // From here on nothing may fail: the store may get the file at any moment, and the id must not be given
+            // to another one.
             self.position.txid = txid;
+            if let Err(error) = self.ledger.adopt(replacement, txid) {
+                tracing::warn!(db = %self.config.database.display(), %error, "the ledger takes its place later");
+            }
             Some(Event::Captured { txid, pages: encoded.pages, bytes: file.size, rebase: Some(reason) })
         };
         self.position.commit = commit;
