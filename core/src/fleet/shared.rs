@@ -492,6 +492,18 @@ impl Shared {
         self.ship.notify_one();
     }
 
+    /// Whether it is being stopped, or has ended by itself.
+    pub(crate) fn is_ending(&self) -> bool {
+        let inner = lock(&self.inner);
+        inner.stop_by.is_some() || matches!(inner.status.state, State::Stopped | State::Fenced | State::Failed)
+    }
+
+    /// Waits for the end of one that [is ending](Self::is_ending).
+    pub(crate) fn await_end(&self) -> Result<()> {
+        let left = self.stop_by().map_or(Duration::ZERO, |by| by.saturating_sub(self.clock.monotonic()));
+        self.stop(left).map(|_report| ())
+    }
+
     /// The report, once it has ended.
     #[cfg(any(test, feature = "testing"))]
     pub(crate) fn report(&self) -> Option<StopReport> {
