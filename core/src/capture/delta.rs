@@ -5,6 +5,7 @@ use replicate_format::{Encoder, FormatError, Header, Level, PageSize, TxidRange}
 use super::{Capture, Frames, FramesError, RUN_BYTES, WalMark, chain_from_header, chain_from_mark, frame_offset};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, RebaseReason};
+use crate::spool::Spool;
 use crate::sqlite::{Door, WalView};
 
 impl Capture {
@@ -55,7 +56,8 @@ impl Capture {
         }
         let (encoded, writer) = encoder.finish().map_err(encoding)?;
         let captured = u32::try_from(delta.frames).map_err(|_| Error::internal("more frames than a WAL can hold"))?;
-        let file = self.spool().commit(writer, Level::L0, txids, created)?;
+        let file = Spool::publish(writer, Level::L0, txids, created)?;
+        self.spool().add(file.clone());
         // From here on nothing may fail: the file is one that the store may get at any moment.
         self.position.txid = txid;
         self.position.commit = delta.commit;

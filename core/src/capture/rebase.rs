@@ -11,7 +11,7 @@ use super::frames::Scratch;
 use super::{Capture, Frames, FramesError, WalMark, chain_from_header};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, RebaseReason};
-use crate::spool::SpoolWriter;
+use crate::spool::{Spool, SpoolWriter};
 use crate::spool::ledger::Replacement;
 use crate::sqlite::{Door, WalView};
 
@@ -110,7 +110,8 @@ impl Capture {
             None
         } else {
             replacement.finish(txid)?;
-            let file = self.spool().commit(writer, level, txids, created)?;
+            let file = Spool::publish(writer, level, txids, created)?;
+            self.spool().add(file.clone());
             // From here on nothing may fail: the store may get the file at any moment, and the id must not be given
             // to another one.
             self.position.txid = txid;

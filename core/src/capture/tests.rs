@@ -50,3 +50,22 @@ fn a_spool_that_lost_files_the_ledger_knows_of_is_compared_with_nothing() {
     bench.catch_up();
     bench.assert_spooled();
 }
+
+#[test]
+fn the_spool_can_be_looked_into_while_a_file_is_brought_to_the_disk() {
+    for op in [Op::Sync, Op::SyncDir] {
+        let mut bench = Bench::new();
+        bench.write(1, 5000);
+        let (spool, faults) = (bench.spool.clone(), bench.faults.clone());
+        faults.hold(op, "spool/0");
+        let capturing = std::thread::spawn(move || {
+            bench.catch_up();
+            bench
+        });
+        faults.wait_for_hit();
+        let free = spool.try_lock().is_ok();
+        faults.clear();
+        capturing.join().unwrap().assert_spooled();
+        assert!(free, "the spool is locked during {op:?}");
+    }
+}

@@ -117,18 +117,21 @@ impl Spool {
         SpoolWriter::create(self.disk.clone(), self.path(level, txids))
     }
 
-    /// Gives a finished file its name; when this returns it is on the disk.
-    pub(crate) fn commit(
-        &mut self,
+    /// Gives a finished file its name; when this returns it is on the disk, and must be [added](Self::add). That
+    /// takes as long as the disk does, so it happens beside the spool, which others look into meanwhile.
+    pub(crate) fn publish(
         writer: SpoolWriter,
         level: Level,
         txids: TxidRange,
         created: Timestamp,
     ) -> Result<SpoolFile> {
         let (size, crc) = writer.publish()?;
-        let file = SpoolFile { level, txids, size, created, crc: Some(crc) };
-        self.files.push(file.clone());
-        Ok(file)
+        Ok(SpoolFile { level, txids, size, created, crc: Some(crc) })
+    }
+
+    /// Takes a published file up.
+    pub(crate) fn add(&mut self, file: SpoolFile) {
+        self.files.push(file);
     }
 
     /// The files after a capture, in order.
