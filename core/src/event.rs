@@ -117,7 +117,7 @@ pub enum RebaseReason {
     WalMismatch,
     /// The database grew by pages that are not in the WAL.
     GrowthGap,
-    /// Capture had paused because the spool was full.
+    /// Capture had paused because the spool, or the disk, was full.
     SpoolFull,
     /// A file of the spool was damaged or lost.
     SpoolDamaged,

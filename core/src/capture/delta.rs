@@ -48,6 +48,7 @@ impl Capture {
             wal_salt2: view.salts.salt2,
             ..Header::untracked(view.page_size, delta.commit, txids, created.0)
         };
+        self.check_room(delta.commit, delta.pages.len() as u64 * view.page_size.len() as u64)?;
         let writer = self.spool().create(Level::L0, txids)?;
         let mut encoder = Encoder::new(writer, header, self.config.page_encoding).map_err(encoding)?;
         let mut buf = vec![0; view.page_size.len()];

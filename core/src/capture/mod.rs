@@ -9,6 +9,7 @@ mod delta;
 mod frames;
 mod plan;
 mod rebase;
+mod room;
 mod turn;
 mod watch;
 
@@ -103,6 +104,8 @@ pub(crate) struct Capture {
     snapshot_due: bool,
     /// Length of the WAL after the last try to copy it back.
     turned_at: WalMark,
+    /// Bytes that the last image took before the disk had no more.
+    wanted: u64,
     scratch: Scratch,
 }
 
@@ -137,6 +140,7 @@ impl Capture {
             shipped: None,
             snapshot_due: false,
             turned_at: nowhere,
+            wanted: 0,
             scratch: Scratch::default(),
         };
         match record {
@@ -253,6 +257,10 @@ impl Capture {
 
     /// Captures what was committed, as far as one file goes.
     pub(crate) fn step(&mut self) -> Result<Step> {
+        if self.position.due == Some(RebaseReason::SpoolFull) {
+            // The database is not held while there is no room for what it has.
+            self.check_room(self.position.commit, self.wanted)?;
+        }
         if !self.attached()? {
             return Ok(self.done(Vec::new(), true, Some(Waiting::Database)));
         }
@@ -274,9 +282,12 @@ impl Capture {
         Ok(self.done(events, caught_up, None))
     }
 
-    /// A failure between two read transactions leaves it open which of them is held: attach again.
+    /// A failure between two read transactions leaves it open which of them is held: attach again. While the disk
+    /// is full the database is let go, so that its WAL does not grow on our account.
     fn steady<T>(&mut self, result: Result<T>) -> Result<T> {
-        if result.is_err() && self.door.as_ref().is_some_and(|door| door.pins() != 1) {
+        if result.as_ref().is_err_and(room::is_full) {
+            self.pause();
+        } else if result.is_err() && self.door.as_ref().is_some_and(|door| door.pins() != 1) {
             self.detach();
         }
         result

@@ -8,6 +8,7 @@ use replicate_format::{Encoder, Header, Level, PageSize, Pgno, TxidRange, page_c
 
 use super::delta::encoding;
 use super::frames::Scratch;
+use super::room::{LOOK_EVERY, is_full};
 use super::{Capture, Frames, FramesError, WalMark, chain_from_header};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, RebaseReason};
@@ -98,10 +99,18 @@ impl Capture {
         tracing::info!(db = %self.config.database.display(), reason = reason.name(), whole, "comparing the database");
 
         let header = Header::untracked(view.page_size, image.commit, txids, created.0);
+        self.check_room(image.commit, self.wanted)?;
+        let free = self.free();
         let writer = self.spool().create(level, txids)?;
         let mut encoder = Encoder::new(writer, header, self.config.page_encoding).map_err(encoding)?;
         let mut replacement = self.ledger.replace(view.page_size)?;
-        self.compare(&mut image, whole, &mut encoder, &mut replacement)?;
+        if let Err(error) = self.compare(&mut image, whole, &mut encoder, &mut replacement) {
+            if is_full(&error) {
+                // It begins again only where it would get further.
+                self.wanted = free.saturating_sub(self.free()).saturating_add(LOOK_EVERY);
+            }
+            return Err(error);
+        }
         let commit = image.commit;
         let (encoded, writer) = encoder.finish().map_err(encoding)?;
 
@@ -125,6 +134,7 @@ impl Capture {
         self.position.mark = Some(WalMark::end_of(view));
         self.position.due = None;
         self.snapshot_due = false;
+        self.wanted = 0;
         Ok(event)
     }
 
@@ -138,6 +148,7 @@ impl Capture {
         let lock = image.page_size.lock_page();
         let mut known = self.ledger.walk();
         let mut buf = vec![0; image.page_size.len()];
+        let mut unlooked = 0;
         for pgno in (1..=image.commit).filter_map(Pgno::new) {
             if pgno == lock {
                 replacement.push(0)?;
@@ -146,6 +157,11 @@ impl Capture {
             let (page, checksum) = image.page(pgno, &mut buf)?;
             if whole || known.get(pgno)? != checksum {
                 encoder.page(pgno, page).map_err(encoding)?;
+                unlooked += page.len() as u64;
+            }
+            if unlooked >= LOOK_EVERY {
+                self.check_room(image.commit, 0)?;
+                unlooked = 0;
             }
             replacement.push(checksum)?;
         }

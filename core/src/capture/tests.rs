@@ -6,6 +6,8 @@ use replicate_format::Txid;
 
 use super::testing::Bench;
 use crate::disk::faulty::Op;
+use crate::error::ErrorKind;
+use crate::event::RebaseReason;
 
 #[test]
 fn an_id_is_given_once_also_if_the_ledger_cannot_take_its_place() {
@@ -68,4 +70,63 @@ fn the_spool_can_be_looked_into_while_a_file_is_brought_to_the_disk() {
         capturing.join().unwrap().assert_spooled();
         assert!(free, "the spool is locked during {op:?}");
     }
+}
+
+const MIB: u64 = 1 << 20;
+
+#[test]
+fn on_a_nearly_full_disk_the_database_is_let_go_and_compared_when_there_is_room() {
+    let mut bench = Bench::new();
+    bench.write(1, 5000);
+    bench.catch_up();
+    bench.write(2, 5000);
+    bench.faults.set_free(Some(3 * MIB));
+    for _ in 0..3 {
+        let error = bench.step().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Disk);
+        assert!(error.hint().is_some_and(|hint| hint.contains("free space")));
+    }
+    assert_eq!(bench.faults.free(), Some(3 * MIB), "nothing was written");
+    // Nobody keeps the application from cutting its WAL.
+    let busy: i64 = bench.app.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0)).unwrap();
+    assert_eq!(busy, 0);
+    bench.write(3, 5000);
+    bench.faults.set_free(None);
+    assert_eq!(bench.catch_up(), [RebaseReason::SpoolFull]);
+    bench.assert_spooled();
+}
+
+#[test]
+fn an_image_leaves_room_and_begins_again_only_when_there_is_more() {
+    let mut bench = Bench::new();
+    for id in 0..10 {
+        bench.write(id, 4 << 20);
+    }
+    bench.faults.set_free(Some(80 * MIB));
+    assert_eq!(bench.step().unwrap_err().kind(), ErrorKind::Disk);
+    let left = bench.faults.free().unwrap();
+    assert!((54 * MIB..64 * MIB).contains(&left), "{left} left");
+    // What was half written is gone again, so the disk has what it had.
+    bench.faults.set_free(Some(80 * MIB));
+    assert_eq!(bench.step().unwrap_err().kind(), ErrorKind::Disk);
+    assert_eq!(bench.faults.free(), Some(80 * MIB), "nothing was written");
+    let spool = bench.folder.path().join(".app.db-replicate/spool/0");
+    assert_eq!(std::fs::read_dir(spool).unwrap().count(), 0);
+    bench.faults.set_free(Some(200 * MIB));
+    bench.catch_up();
+    bench.assert_spooled();
+}
+
+#[test]
+fn a_full_disk_lets_the_database_go() {
+    let mut bench = Bench::new();
+    bench.write(1, 5000);
+    bench.catch_up();
+    bench.write(2, 5000);
+    bench.faults.fail(Op::Write, "spool/0", 0, 1, Io::StorageFull);
+    bench.step().unwrap_err();
+    let busy: i64 = bench.app.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0)).unwrap();
+    assert_eq!(busy, 0);
+    assert_eq!(bench.catch_up(), [RebaseReason::SpoolFull]);
+    bench.assert_spooled();
 }

@@ -149,6 +149,11 @@ impl Spool {
         self.files.last().map(|file| file.txids.max())
     }
 
+    /// Bytes that can still be written here.
+    pub(crate) fn free_space(&self) -> Result<u64> {
+        self.disk.free_space(&self.root).map_err(|e| Error::disk("look for room", &self.root, e))
+    }
+
     /// The body of a file, for a put.
     pub(crate) fn body(&self, file: &SpoolFile) -> Body {
         body::of_file(self.disk.clone(), self.path(file.level, file.txids), file.size, file.crc)
