@@ -2,7 +2,7 @@
 
 use replicate_format::{Encoder, FormatError, Header, Level, PageSize, TxidRange};
 
-use super::{Capture, Frames, FramesError, RUN_BYTES, WalMark, chain_from_header, chain_from_mark, frame_offset};
+use super::{Capture, Frames, FramesError, RUN_BYTES, SIGN_OF_LIFE, WalMark, chain_from_header, chain_from_mark, frame_offset};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, RebaseReason};
 use crate::spool::Spool;
@@ -53,6 +53,7 @@ impl Capture {
         let mut encoder = Encoder::new(writer, header, self.config.page_encoding).map_err(encoding)?;
         let mut buf = vec![0; view.page_size.len()];
         for &(pgno, offset) in &delta.pages {
+            self.config.pulse.beat(SIGN_OF_LIFE);
             encoder.page(pgno, frames.page(door, pgno, offset, &mut buf)?).map_err(encoding)?;
         }
         let (encoded, writer) = encoder.finish().map_err(encoding)?;

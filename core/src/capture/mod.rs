@@ -20,10 +20,11 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use replicate_format::{Decoder, Level, PageEncoding, PageSize, Txid, TxidRange, crc64, page_checksum};
 
-use crate::clock::SharedClock;
+use crate::clock::{Pulse, SharedClock};
 use crate::disk::SharedDisk;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, RebaseReason};
@@ -54,7 +55,12 @@ pub(crate) struct CaptureConfig {
     pub(crate) page_encoding: PageEncoding,
     /// WAL length from which it is copied back.
     pub(crate) checkpoint_pages: u32,
+    /// Signs of life during long work.
+    pub(crate) pulse: Arc<Pulse>,
 }
+
+/// The longest time between two signs of life: nothing but a disk that does not answer takes so long.
+pub(crate) const SIGN_OF_LIFE: Duration = Duration::from_secs(60);
 
 /// What a step did.
 #[derive(Debug)]

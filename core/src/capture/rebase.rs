@@ -9,7 +9,7 @@ use replicate_format::{Encoder, Header, Level, PageSize, Pgno, TxidRange, page_c
 use super::delta::encoding;
 use super::frames::Scratch;
 use super::room::{LOOK_EVERY, is_full};
-use super::{Capture, Frames, FramesError, WalMark, chain_from_header};
+use super::{Capture, Frames, FramesError, SIGN_OF_LIFE, WalMark, chain_from_header};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, RebaseReason};
 use crate::spool::{Spool, SpoolWriter};
@@ -154,6 +154,7 @@ impl Capture {
                 replacement.push(0)?;
                 continue;
             }
+            self.config.pulse.beat(SIGN_OF_LIFE);
             let (page, checksum) = image.page(pgno, &mut buf)?;
             if whole || known.get(pgno)? != checksum {
                 encoder.page(pgno, page).map_err(encoding)?;

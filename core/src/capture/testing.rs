@@ -9,7 +9,7 @@ use replicate_format::{Decoder, PageEncoding, Txid};
 use rusqlite::Connection;
 
 use super::{Capture, CaptureConfig, Step};
-use crate::clock::SystemClock;
+use crate::clock::{Pulse, SystemClock};
 use crate::disk::SharedDisk;
 use crate::disk::faulty::{Faults, FaultyDisk};
 use crate::error::Result;
@@ -134,6 +134,7 @@ fn open(
         replica: "memory://bench".to_owned(),
         page_encoding: PageEncoding::default(),
         checkpoint_pages,
+        pulse: Arc::new(Pulse::new(Arc::new(SystemClock::new()))),
     };
     let inner = Arc::new(SqliteAttach::new(state.clone()));
     let attach = Arc::new(FaultyAttach { inner, script: script.clone() });

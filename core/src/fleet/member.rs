@@ -163,6 +163,7 @@ impl Member {
             replica: self.store.location(),
             page_encoding: self.config.page_encoding,
             checkpoint_pages: self.config.checkpoint_pages,
+            pulse: shared.pulse.clone(),
         };
         self.env
             .blocking
