@@ -112,6 +112,8 @@ pub(crate) struct Capture {
     turned_at: WalMark,
     /// Bytes that the last image took before the disk had no more.
     wanted: u64,
+    /// How often a lock of ours was not respected.
+    alarms: u32,
     scratch: Scratch,
 }
 
@@ -130,7 +132,7 @@ impl Capture {
         let ledger = Ledger::open(disk, folder, newest)?;
         let replica = format!("{:016x}", crc64(config.replica.as_bytes()));
         let position =
-            Position { txid: Txid::ZERO, commit: 0, page_size: None, mark: None, unbroken: false, due: None };
+            Position { txid: Txid::ZERO, commit: 0, page_size: None, mark: None, unbroken: false, held: false, due: None };
         let nowhere = WalMark { salts: Default::default(), frame: 0, checksum: (0, 0) };
         let mut capture = Self {
             config,
@@ -147,6 +149,7 @@ impl Capture {
             snapshot_due: false,
             turned_at: nowhere,
             wanted: 0,
+            alarms: 0,
             scratch: Scratch::default(),
         };
         match record {
@@ -240,7 +243,7 @@ impl Capture {
         self.ledger.reset()?;
         self.shipped = None;
         self.position =
-            Position { txid: Txid::ZERO, commit: 0, page_size: None, mark: None, unbroken: false, due: None };
+            Position { txid: Txid::ZERO, commit: 0, page_size: None, mark: None, unbroken: false, held: false, due: None };
         Ok(())
     }
 
@@ -302,10 +305,16 @@ impl Capture {
     /// Captures under a fresh read transaction that begins while the one before it is open. The old one ends
     /// only if everything up to the view is captured: until then it is what keeps the frames in place.
     fn follow(&mut self, door: &mut dyn Door) -> Result<(Vec<Event>, WalView)> {
+        let before = door.look()?;
         door.pin()?;
         let captured = self.capture(door);
         match &captured {
-            Ok((_, view)) if self.position.mark == Some(WalMark::end_of(view)) => door.unpin_older()?,
+            Ok((_, view)) if self.position.mark == Some(WalMark::end_of(view)) => {
+                // A reader reads nothing from the WAL only if all of it is copied back. Fewer frames are now than
+                // there were before it began, so it was not then.
+                self.position.held = before.salts == view.salts && view.backfilled < before.max_frame;
+                door.unpin_older()?;
+            }
             _ => door.unpin_newer()?,
         }
         captured
@@ -328,7 +337,12 @@ impl Capture {
         let view = door.look()?;
         let captured = match plan(&self.position, &view) {
             CapturePlan::Idle => None,
-            CapturePlan::Rebase(reason) => self.rebase(door, &view, reason)?,
+            CapturePlan::Rebase(reason) => {
+                if reason == RebaseReason::LocksIgnored {
+                    self.alarm()?;
+                }
+                self.rebase(door, &view, reason)?
+            }
             CapturePlan::Delta { from, seed, prove } => match self.delta(door, &view, from, seed, prove) {
                 Ok(captured) => captured,
                 Err(FramesError::Other(error)) => return Err(error),
@@ -341,6 +355,17 @@ impl Capture {
         self.position.unbroken = true;
         self.record()?;
         Ok((captured.into_iter().collect(), view))
+    }
+
+    /// A lock was not respected. Once is told, twice is too often to go on.
+    fn alarm(&mut self) -> Result<()> {
+        self.alarms += 1;
+        let message = format!("the WAL was restarted under a lock of ours path={}", self.config.database.display());
+        let error = Error::new(ErrorKind::Unsupported, message).with_hint(
+            "locks do not work on this file system, or a program opens the database without them (nolock, immutable)",
+        );
+        tracing::error!(%error, times = self.alarms, "comparing the database");
+        if self.alarms > 1 { Err(error) } else { Ok(()) }
     }
 
     /// Whether the database is attached, as the file that its path names now.
@@ -368,7 +393,7 @@ impl Capture {
 
     fn detach(&mut self) {
         self.door = None;
-        self.position.unbroken = false;
+        (self.position.unbroken, self.position.held) = (false, false);
     }
 
     /// Notes where the last capture ended.

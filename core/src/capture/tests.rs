@@ -130,3 +130,43 @@ fn a_full_disk_lets_the_database_go() {
     assert_eq!(bench.catch_up(), [RebaseReason::SpoolFull]);
     bench.assert_spooled();
 }
+
+/// The door tells of other salts from now on, as if the WAL had been restarted.
+fn restart_for_show(bench: &Bench, by: u32) {
+    bench.script.twist(move |view| view.salts.salt1 = view.salts.salt1.wrapping_add(by));
+}
+
+#[test]
+fn a_restart_under_our_lock_raises_an_alarm_and_ends_replication_when_it_repeats() {
+    let mut bench = Bench::new();
+    bench.write(1, 5000);
+    bench.catch_up();
+    bench.write(2, 5000);
+    bench.catch_up();
+    restart_for_show(&bench, 1);
+    // An image under salts that the WAL does not have cannot be made either; what counts is that it is tried.
+    let _ = bench.step();
+    bench.script.clear();
+    bench.catch_up();
+    bench.assert_spooled();
+    bench.write(3, 5000);
+    bench.catch_up();
+    restart_for_show(&bench, 2);
+    let error = std::iter::repeat_with(|| bench.step()).take(3).find_map(Result::err).unwrap();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+}
+
+#[test]
+fn restarts_that_are_allowed_raise_no_alarm() {
+    let mut bench = Bench::with_checkpoints_at(16);
+    for round in 0..200 {
+        bench.write(round % 7, 3000);
+        if round % 3 == 0 {
+            bench.app.execute_batch("PRAGMA wal_checkpoint(PASSIVE)").unwrap();
+        }
+        let reasons = bench.catch_up();
+        assert!(round == 0 || reasons.is_empty(), "{round}: {reasons:?}");
+    }
+    assert!(bench.script.calls("checkpoint") > 5);
+    bench.assert_spooled();
+}
