@@ -2,7 +2,9 @@
 
 use replicate_format::{Encoder, FormatError, Header, Level, PageSize, TxidRange};
 
-use super::{Capture, Frames, FramesError, RUN_BYTES, SIGN_OF_LIFE, WalMark, chain_from_header, chain_from_mark, frame_offset};
+use super::{
+    Capture, Frames, FramesError, RUN_BYTES, SIGN_OF_LIFE, WalMark, chain_from_header, chain_from_mark, frame_offset,
+};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, RebaseReason};
 use crate::spool::Spool;

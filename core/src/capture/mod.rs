@@ -131,8 +131,15 @@ impl Capture {
         let newest = lock(&spool).newest();
         let ledger = Ledger::open(disk, folder, newest)?;
         let replica = format!("{:016x}", crc64(config.replica.as_bytes()));
-        let position =
-            Position { txid: Txid::ZERO, commit: 0, page_size: None, mark: None, unbroken: false, held: false, due: None };
+        let position = Position {
+            txid: Txid::ZERO,
+            commit: 0,
+            page_size: None,
+            mark: None,
+            unbroken: false,
+            held: false,
+            due: None,
+        };
         let nowhere = WalMark { salts: Default::default(), frame: 0, checksum: (0, 0) };
         let mut capture = Self {
             config,
@@ -242,8 +249,15 @@ impl Capture {
         self.spool().discard_after(Txid::ZERO)?;
         self.ledger.reset()?;
         self.shipped = None;
-        self.position =
-            Position { txid: Txid::ZERO, commit: 0, page_size: None, mark: None, unbroken: false, held: false, due: None };
+        self.position = Position {
+            txid: Txid::ZERO,
+            commit: 0,
+            page_size: None,
+            mark: None,
+            unbroken: false,
+            held: false,
+            due: None,
+        };
         Ok(())
     }
 

@@ -12,8 +12,8 @@ use super::room::{LOOK_EVERY, is_full};
 use super::{Capture, Frames, FramesError, SIGN_OF_LIFE, WalMark, chain_from_header};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, RebaseReason};
-use crate::spool::{Spool, SpoolWriter};
 use crate::spool::ledger::Replacement;
+use crate::spool::{Spool, SpoolWriter};
 use crate::sqlite::{Door, WalView};
 
 /// Bytes of the database read at a time.

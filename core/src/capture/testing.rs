@@ -139,7 +139,6 @@ fn open(
     let inner = Arc::new(SqliteAttach::new(state.clone()));
     let attach = Arc::new(FaultyAttach { inner, script: script.clone() });
     let spool = Arc::new(Mutex::new(Spool::open(disk.clone(), &state)?));
-    let capture =
-        Capture::open(disk.clone(), Arc::new(SystemClock::new()), attach, &state, spool.clone(), config)?;
+    let capture = Capture::open(disk.clone(), Arc::new(SystemClock::new()), attach, &state, spool.clone(), config)?;
     Ok((spool, capture))
 }

@@ -142,7 +142,18 @@ impl Rig {
         let objects = MemoryStore::new(clock.clone());
         let store = Arc::new(Store { objects, down: AtomicBool::new(false), calls: AtomicU32::new(0) });
         let script = Arc::new(Script::default());
-        Self { folder, database, app, disk, faults, script, store, blocking: Blocking::Inline, clock, running: Mutex::new(None) }
+        Self {
+            folder,
+            database,
+            app,
+            disk,
+            faults,
+            script,
+            store,
+            blocking: Blocking::Inline,
+            clock,
+            running: Mutex::new(None),
+        }
     }
 
     pub(super) fn config() -> Config {

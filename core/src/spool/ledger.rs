@@ -506,7 +506,8 @@ mod tests {
                     Txid(1) => {
                         assert!(!flushed, "{op:?} {n}");
                         assert_eq!(contents.len(), 6, "{op:?} {n}");
-                        for (entry, allowed) in contents.iter().zip([[1, 11], [2, 2], [3, 3], [4, 44], [5, 55], [6, 0]]) {
+                        for (entry, allowed) in contents.iter().zip([[1, 11], [2, 2], [3, 3], [4, 44], [5, 55], [6, 0]])
+                        {
                             assert!(*entry == 0 || allowed.contains(entry), "{op:?} {n}: {contents:?}");
                             assert!(ahead == Txid(3) || *entry == allowed[0], "{op:?} {n}: ahead and not said");
                         }
