@@ -300,6 +300,10 @@ impl Capture {
         let caught_up = self.position.mark == Some(WalMark::end_of(&view));
         if caught_up {
             let turned = self.turn(&view);
+            if turned.is_err() {
+                // Whatever it was, the write lock must not stay with us.
+                self.detach();
+            }
             events.extend(self.steady(turned)?);
         }
         Ok(self.done(events, caught_up, None))

@@ -1,6 +1,6 @@
 //! For the tests of capture: real SQLite on a disk and a door that fail when told to, and nothing that ships.
 
-use std::collections::BTreeMap;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -36,12 +36,18 @@ impl Bench {
     }
 
     pub(super) fn with_checkpoints_at(pages: u32) -> Self {
+        Self::on(pages, |_| ())
+    }
+
+    /// The same over a database that is prepared first.
+    pub(super) fn on(pages: u32, prepare: impl FnOnce(&std::path::Path)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let database = folder.path().join("app.db");
+        prepare(&database);
         let app = Connection::open(&database).unwrap();
         app.busy_timeout(Duration::from_secs(5)).unwrap();
         app.execute_batch(
-            "PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=0; CREATE TABLE t (id INTEGER PRIMARY KEY, v BLOB)",
+            "PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=0; CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY, v BLOB)",
         )
         .unwrap();
         let (disk, faults) = FaultyDisk::new();
@@ -86,38 +92,55 @@ impl Bench {
     /// Checks that the files of the spool, applied one after the other, make the database as the application
     /// sees it.
     pub(super) fn assert_spooled(&self) {
-        let spool = self.spool.lock().unwrap();
-        let mut pages: BTreeMap<u32, Vec<u8>> = BTreeMap::new();
-        let (mut commit, mut size, mut last) = (0, 0, 0);
-        for file in spool.pending(Txid::ZERO) {
-            let mut decoder = Decoder::new(spool.read(file).unwrap()).unwrap();
-            let header = *decoder.header();
-            assert!(header.txids.min().0 <= last + 1, "gap before {}", header.txids);
-            assert!(header.txids.max().0 > last, "{} comes twice", header.txids);
-            (commit, size, last) = (header.commit, header.page_size.len(), header.txids.max().0);
-            let mut page = vec![0; size];
-            while let Some(pgno) = decoder.next_page(&mut page).unwrap() {
-                pages.insert(pgno.get(), page.clone());
-            }
-            decoder.finish().unwrap();
-            pages.retain(|pgno, _| *pgno <= commit);
-        }
-        let path = self.folder.path().join("restored.db");
-        for suffix in ["", "-wal", "-shm"] {
-            let _ = std::fs::remove_file(crate::disk::with_suffix(&path, suffix));
-        }
-        let bytes: Vec<u8> =
-            (1..=commit).flat_map(|pgno| pages.get(&pgno).cloned().unwrap_or_else(|| vec![0; size])).collect();
-        std::fs::write(&path, bytes).unwrap();
+        let restored = self.restored();
+        let check: String = restored.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+        assert_eq!(check, "ok");
+        self.assert_same_rows(&restored);
+    }
+
+    /// Checks that a copy has the rows that the application sees.
+    pub(super) fn assert_same_rows(&self, restored: &Connection) {
         let rows = |connection: &Connection| -> Vec<(i64, Vec<u8>)> {
             let mut select = connection.prepare("SELECT id, v FROM t ORDER BY id").unwrap();
             let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
             rows.map(std::result::Result::unwrap).collect()
         };
-        let restored = Connection::open(&path).unwrap();
-        let check: String = restored.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
-        assert_eq!(check, "ok");
-        assert!(rows(&restored) == rows(&self.app), "the restored database differs");
+        assert!(rows(restored) == rows(&self.app), "the restored database differs");
+    }
+
+    /// The database that the files of the spool make, applied one after the other. Pages of zeros are left as
+    /// holes.
+    pub(super) fn restored(&self) -> Connection {
+        let path = self.folder.path().join("restored.db");
+        for suffix in ["", "-wal", "-shm"] {
+            let _ = std::fs::remove_file(crate::disk::with_suffix(&path, suffix));
+        }
+        let file = std::fs::File::create(&path).unwrap();
+        let spool = self.spool.lock().unwrap();
+        let mut last = 0;
+        for spooled in spool.pending(Txid::ZERO) {
+            let mut decoder = Decoder::new(spool.read(spooled).unwrap()).unwrap();
+            let header = *decoder.header();
+            assert!(header.txids.min().0 <= last + 1, "gap before {}", header.txids);
+            assert!(header.txids.max().0 > last, "{} comes twice", header.txids);
+            last = header.txids.max().0;
+            let size = header.page_size.len() as u64;
+            file.set_len(file.metadata().unwrap().len().min(u64::from(header.commit) * size)).unwrap();
+            let mut page = vec![0; header.page_size.len()];
+            while let Some(pgno) = decoder.next_page(&mut page).unwrap() {
+                assert_ne!(pgno, header.page_size.lock_page(), "the lock page is never stored");
+                let (start, end) = (pgno.offset(header.page_size), pgno.offset(header.page_size) + size);
+                let there = file.metadata().unwrap().len();
+                if start < there || page.iter().any(|byte| *byte != 0) {
+                    file.write_all_at(&page, start).unwrap();
+                } else {
+                    file.set_len(end).unwrap();
+                }
+            }
+            decoder.finish().unwrap();
+            file.set_len(u64::from(header.commit) * size).unwrap();
+        }
+        Connection::open(&path).unwrap()
     }
 }
 
