@@ -196,6 +196,28 @@ fn a_start_after_replication_has_ended_by_itself_starts_anew() {
 }
 
 #[test]
+fn no_call_that_ends_early_takes_the_read_lock_with_it() {
+    let lab = Lab::new();
+    let app = lab.create(4096);
+    app.busy_timeout(std::time::Duration::ZERO).unwrap();
+    app.execute_batch("PRAGMA wal_autocheckpoint=0").unwrap();
+    let config = lab.options().with(replicate::ConfigKey::CheckpointPages, "100000").check().unwrap();
+    let handle = replicate::Handle::start(&lab.database, config).unwrap();
+    app.execute("INSERT INTO t VALUES (1, x'00', 'a')", []).unwrap();
+    handle.sync(SOON).unwrap();
+    for id in 2..40 {
+        app.execute("INSERT INTO t VALUES (?1, randomblob(2000), 'a')", [id]).unwrap();
+        // The caller's time is over before the capture is; what the engine holds is not the caller's.
+        let _ = handle.sync(std::time::Duration::from_micros(50));
+        let busy: i64 = app.query_row("PRAGMA wal_checkpoint(RESTART)", [], |row| row.get(0)).unwrap();
+        assert_eq!(busy, 1, "nothing kept the WAL from being started over");
+    }
+    handle.sync(SOON).unwrap();
+    lab.assert_restores(&app);
+    handle.stop(SOON).unwrap();
+}
+
+#[test]
 fn a_database_made_after_the_start_is_found() {
     let lab = Lab::new();
     let handle = lab.start();
