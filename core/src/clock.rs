@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -28,6 +29,43 @@ pub trait Clock: fmt::Debug + Send + Sync {
 
 /// A shared clock.
 pub type SharedClock = Arc<dyn Clock>;
+
+/// Signs of life of a task, each with the time by which the next one is due. Whoever looks at it needs nothing of
+/// the task, so it tells also when that hangs.
+#[derive(Debug)]
+pub(crate) struct Pulse {
+    clock: SharedClock,
+    /// Milliseconds of the monotonic clock.
+    due: AtomicU64,
+}
+
+impl Pulse {
+    /// One at rest.
+    pub(crate) fn new(clock: SharedClock) -> Self {
+        Self { clock, due: AtomicU64::new(u64::MAX) }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.clock.monotonic().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// A sign of life; the next one comes within this time.
+    pub(crate) fn beat(&self, within: Duration) {
+        let within = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+        self.due.store(self.now().saturating_add(within), Ordering::Relaxed);
+    }
+
+    /// Nothing is due until the next beat.
+    pub(crate) fn rest(&self) {
+        self.due.store(u64::MAX, Ordering::Relaxed);
+    }
+
+    /// By how much a sign is late, if it is.
+    pub(crate) fn late(&self) -> Option<Duration> {
+        let late = self.now().checked_sub(self.due.load(Ordering::Relaxed))?;
+        (late > 0).then(|| Duration::from_millis(late))
+    }
+}
 
 /// The machine's clocks.
 #[derive(Debug)]

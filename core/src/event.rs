@@ -115,9 +115,12 @@ pub enum RebaseReason {
     WalRestarted,
     /// The WAL does not continue where the last capture ended.
     WalMismatch,
+    /// The WAL was restarted although a lock of ours forbids that: locks do not work there, or somebody does not
+    /// take them. The second time replication ends.
+    LocksIgnored,
     /// The database grew by pages that are not in the WAL.
     GrowthGap,
-    /// Capture had paused because the spool was full.
+    /// Capture had paused because the spool, or the disk, was full.
     SpoolFull,
     /// A file of the spool was damaged or lost.
     SpoolDamaged,
@@ -136,6 +139,7 @@ impl RebaseReason {
             Self::PageSizeChanged => "page-size-changed",
             Self::WalRestarted => "wal-restarted",
             Self::WalMismatch => "wal-mismatch",
+            Self::LocksIgnored => "locks-ignored",
             Self::GrowthGap => "growth-gap",
             Self::SpoolFull => "spool-full",
             Self::SpoolDamaged => "spool-damaged",

@@ -216,6 +216,71 @@ fn a_second_call_is_the_same_replicator_and_a_second_database_may_not_share_the_
 }
 
 #[test]
+fn a_start_while_another_thread_stops_is_a_new_replicator() {
+    let lab = Lab::new();
+    let app = lab.create(4096);
+    let first = lab.start();
+    first.sync(SOON).unwrap();
+    // A store that cannot be reached keeps the stop busy.
+    let aside = lab.folder.path().join("aside");
+    std::fs::rename(&lab.replica, &aside).unwrap();
+    std::fs::write(&lab.replica, b"").unwrap();
+    app.execute("INSERT INTO t VALUES (1, x'00', 'a')", []).unwrap();
+    let events = first.events();
+    let stopping = std::thread::spawn(move || first.stop(std::time::Duration::from_secs(3)).unwrap());
+    let retrying = std::iter::from_fn(|| events.next(SOON)).find(|e| matches!(e, replicate::Event::Retrying { .. }));
+    assert!(retrying.is_some());
+    let second = lab.start();
+    assert!(!stopping.join().unwrap().flushed);
+    std::fs::remove_file(&lab.replica).unwrap();
+    std::fs::rename(&aside, &lab.replica).unwrap();
+    second.sync(SOON).unwrap();
+    lab.assert_restores(&app);
+    assert!(second.stop(SOON).unwrap().flushed);
+}
+
+#[test]
+fn a_start_after_replication_has_ended_by_itself_starts_anew() {
+    let lab = Lab::new();
+    let app = lab.create(4096);
+    let first = lab.start();
+    app.execute("INSERT INTO t VALUES (1, x'00', 'a')", []).unwrap();
+    let next = format!("{:016x}", first.sync(SOON).unwrap().remote_txid.0 + 1);
+    let taken = lab.replica.join(format!("ltx/0/{next}-{next}.ltx"));
+    std::fs::write(&taken, b"written by somebody else").unwrap();
+    app.execute("INSERT INTO t VALUES (2, x'00', 'b')", []).unwrap();
+    assert_eq!(first.sync(SOON).unwrap_err().kind(), replicate::ErrorKind::Diverged);
+    std::fs::remove_file(&taken).unwrap();
+    let second = lab.start();
+    second.sync(SOON).unwrap();
+    assert_eq!(second.sync_status().unwrap().state, State::Streaming);
+    lab.assert_restores(&app);
+    second.stop(SOON).unwrap();
+}
+
+#[test]
+fn no_call_that_ends_early_takes_the_read_lock_with_it() {
+    let lab = Lab::new();
+    let app = lab.create(4096);
+    app.busy_timeout(std::time::Duration::ZERO).unwrap();
+    app.execute_batch("PRAGMA wal_autocheckpoint=0").unwrap();
+    let config = lab.options().with(replicate::ConfigKey::CheckpointPages, "100000").check().unwrap();
+    let handle = replicate::Handle::start(&lab.database, config).unwrap();
+    app.execute("INSERT INTO t VALUES (1, x'00', 'a')", []).unwrap();
+    handle.sync(SOON).unwrap();
+    for id in 2..40 {
+        app.execute("INSERT INTO t VALUES (?1, randomblob(2000), 'a')", [id]).unwrap();
+        // The caller's time is over before the capture is; what the engine holds is not the caller's.
+        let _ = handle.sync(std::time::Duration::from_micros(50));
+        let busy: i64 = app.query_row("PRAGMA wal_checkpoint(RESTART)", [], |row| row.get(0)).unwrap();
+        assert_eq!(busy, 1, "nothing kept the WAL from being started over");
+    }
+    handle.sync(SOON).unwrap();
+    lab.assert_restores(&app);
+    handle.stop(SOON).unwrap();
+}
+
+#[test]
 fn a_database_made_after_the_start_is_found() {
     let lab = Lab::new();
     let handle = lab.start();

@@ -42,7 +42,8 @@ fn register() -> MutexGuard<'static, BTreeMap<PathBuf, Running>> {
 }
 
 impl Handle {
-    /// Starts replicating a database, or returns the handle of the replicator that runs for it already.
+    /// Starts replicating a database, or returns the handle of the replicator that runs for it already. One that
+    /// is being stopped is waited for; one that has ended by itself is replaced.
     ///
     /// A database that does not exist is restored first (unless [`RestorePolicy::Never`] is set); then the
     /// call takes as long as the restore, and a store that cannot be asked is an error. Otherwise the store is
@@ -68,17 +69,18 @@ impl Handle {
             tracing::debug!(db = %path.display(), "no store is configured, replication is disabled");
             return Ok(Self { path, pid, shared: None });
         };
-        if let Some(shared) = running(&path, &location.to_string())? {
+        let mine = location.to_string();
+        if let (Some(shared), _) = running(&path, &mine)? {
             return Ok(Self { path, pid, shared: Some(shared) });
         }
         let env = environment()?;
         let store = open_store(location, &env)?;
         let restored = prepare(&path, &config, &store, &env)?;
-        let mut running = register();
-        let mine = location.to_string();
-        if let Some(other) = running.get(&path).filter(|other| !other.shared.is_finished()) {
-            return Ok(Self { path, pid, shared: Some(other.shared.clone()) });
-        }
+        // Another thread may have been here meanwhile.
+        let mut running = match running(&path, &mine)? {
+            (Some(shared), _) => return Ok(Self { path, pid, shared: Some(shared) }),
+            (None, register) => register,
+        };
         let shared = Arc::new(Shared::new(&path, env.clock.clone()));
         if let Some(report) = restored {
             shared.tell(&Event::Restored { txid: report.txid });
@@ -188,21 +190,32 @@ pub(crate) fn stop_all(timeout: Duration) {
     }
 }
 
-fn running(path: &Path, location: &str) -> Result<Option<Arc<Shared>>> {
-    let mut running = register();
-    running.retain(|_, running| !running.shared.is_finished());
-    if let Some(found) = running.get(path) {
+type Register = MutexGuard<'static, BTreeMap<PathBuf, Running>>;
+
+/// The replicator of a database, if one runs, and the register as it was when that was seen. Waits for one that
+/// is about to end.
+fn running(path: &Path, location: &str) -> Result<(Option<Arc<Shared>>, Register)> {
+    let running = loop {
+        let mut running = register();
+        running.retain(|_, running| !running.shared.is_finished());
+        let Some(found) = running.get(path) else { break running };
+        let shared = found.shared.clone();
+        if shared.is_ending() {
+            drop(running);
+            shared.await_end()?;
+            continue;
+        }
         if found.location != location {
             return Err(Error::new(ErrorKind::Config, "this database is replicated to another place already")
                 .with_hint("stop that replicator first"));
         }
-        return Ok(Some(found.shared.clone()));
-    }
+        return Ok((Some(shared), running));
+    };
     if running.values().any(|other| other.location == location) {
         return Err(Error::new(ErrorKind::Diverged, "another database of this process has the same replica")
             .with_hint("give each database a path of its own (REPLICATE_S3_PATH or the replica URL)"));
     }
-    Ok(None)
+    Ok((None, running))
 }
 
 fn absolute(path: &Path) -> Result<PathBuf> {

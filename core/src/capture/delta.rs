@@ -2,9 +2,12 @@
 
 use replicate_format::{Encoder, FormatError, Header, Level, PageSize, TxidRange};
 
-use super::{Capture, Frames, FramesError, RUN, WalMark, chain_from_header, chain_from_mark, frame_offset};
+use super::{
+    Capture, Frames, FramesError, RUN, SIGN_OF_LIFE, WalMark, chain_from_header, chain_from_mark, frame_offset,
+};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, RebaseReason};
+use crate::spool::Spool;
 use crate::sqlite::{Door, WalView};
 
 impl Capture {
@@ -53,24 +56,26 @@ impl Capture {
             wal_salt2: view.salts.salt2,
             ..Header::untracked(view.page_size, delta.commit, txids, created.0)
         };
+        self.check_room(delta.commit, delta.pages.len() as u64 * view.page_size.len() as u64)?;
         let writer = self.spool().create(Level::L0, txids)?;
         let mut encoder = Encoder::new(writer, header, self.config.page_encoding).map_err(encoding)?;
         let mut buf = vec![0; view.page_size.len()];
         for &(pgno, offset) in &delta.pages {
+            self.config.pulse.beat(SIGN_OF_LIFE);
             encoder.page(pgno, frames.page(door, pgno, offset, &mut buf)?).map_err(encoding)?;
         }
         let (encoded, writer) = encoder.finish().map_err(encoding)?;
+        let captured = u32::try_from(delta.frames).map_err(|_| Error::internal("more frames than a WAL can hold"))?;
         door.unseal()?;
-        let file = self.spool().commit(writer, Level::L0, txids, created)?;
-        if !mutant!(LedgerSizeStale) {
-            self.ledger.set_pages(delta.commit);
-        }
-        for &(pgno, offset) in delta.pages.iter().filter(|_| !mutant!(LedgerStale)) {
-            self.ledger.set(pgno, frames.checksum(offset));
-        }
+        let file = Spool::publish(writer, Level::L0, txids, created)?;
+        self.spool().add(file.clone());
+        // From here on nothing may fail: the file is one that the store may get at any moment.
         self.position.txid = txid;
         self.position.commit = delta.commit;
-        let captured = u32::try_from(delta.frames).map_err(|_| Error::internal("more frames than a WAL can hold"))?;
+        let known = delta.pages.iter().filter(|_| !mutant!(LedgerStale));
+        let checksums = known.map(|&(pgno, offset)| (pgno, frames.checksum(offset)));
+        let pages = if mutant!(LedgerSizeStale) { self.ledger.pages() } else { delta.commit };
+        self.ledger.record(txid, pages, checksums);
         self.position.mark =
             Some(WalMark { salts: view.salts, frame: from + captured, checksum: delta.chain.checksum() });
         Ok(Event::Captured { txid, pages: encoded.pages, bytes: file.size, rebase: None })

@@ -9,15 +9,22 @@ mod delta;
 mod frames;
 mod plan;
 mod rebase;
+mod room;
 mod turn;
 mod watch;
 
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use replicate_format::{Decoder, FormatError, Level, PageEncoding, PageSize, Salts, Txid, page_checksum};
 
-use crate::clock::SharedClock;
+use crate::clock::{Pulse, SharedClock};
 use crate::disk::SharedDisk;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, RebaseReason};
@@ -50,7 +57,12 @@ pub(crate) struct CaptureConfig {
     pub(crate) checkpoint_pages: u32,
     /// What a megabyte is to the limits on runs of frames; the simulation has small ones.
     pub(crate) megabyte: u64,
+    /// Signs of life during long work.
+    pub(crate) pulse: Arc<Pulse>,
 }
+
+/// The longest time between two signs of life: nothing but a disk that does not answer takes so long.
+pub(crate) const SIGN_OF_LIFE: Duration = Duration::from_secs(60);
 
 /// What a step did.
 #[derive(Debug)]
@@ -126,6 +138,10 @@ pub(crate) struct Capture {
     turned_at: WalMark,
     /// How much of the WAL was copied back when the database was last brought to the disk.
     synced: (Salts, u32),
+    /// Bytes that the last image took before the disk had no more.
+    wanted: u64,
+    /// How often a lock of ours was not respected.
+    alarms: u32,
     scratch: Scratch,
 }
 
@@ -143,8 +159,15 @@ impl Capture {
         let newest = lock(&spool).newest();
         let ledger = Ledger::open(disk, folder, newest)?;
         let replica = replica_id(&config.replica);
-        let position =
-            Position { txid: Txid::ZERO, commit: 0, page_size: None, mark: None, unbroken: false, due: None };
+        let position = Position {
+            txid: Txid::ZERO,
+            commit: 0,
+            page_size: None,
+            mark: None,
+            unbroken: false,
+            held: false,
+            due: None,
+        };
         let nowhere = WalMark { salts: Default::default(), frame: 0, checksum: (0, 0) };
         let mut capture = Self {
             config,
@@ -162,6 +185,8 @@ impl Capture {
             snapshot_due: false,
             turned_at: nowhere,
             synced: (nowhere.salts, 0),
+            wanted: 0,
+            alarms: 0,
             scratch: Scratch::default(),
         };
         match record {
@@ -208,6 +233,13 @@ impl Capture {
         if shipped > self.position.txid {
             tracing::warn!(%shipped, "the spool has lost what had arrived, comparing with the database");
             return self.unknown_after(shipped);
+        }
+        if self.ledger.ahead() > self.position.txid {
+            // It knows captures that the spool has lost: what it says of their pages is not what the store has.
+            tracing::warn!(ahead = %self.ledger.ahead(), "spool files are missing, comparing with the database");
+            self.ledger.reset()?;
+            self.position.due = Some(RebaseReason::SpoolDamaged);
+            return Ok(());
         }
         if record.txid == self.position.txid.0 && record.commit == self.position.commit {
             self.position.mark =
@@ -273,10 +305,7 @@ impl Capture {
         if covered {
             return Ok(());
         }
-        self.ledger.set_pages(header.commit);
-        for (pgno, checksum) in checksums {
-            self.ledger.set(pgno, checksum);
-        }
+        self.ledger.record(file.txids.max(), header.commit, checksums.into_iter());
         self.position.txid = file.txids.max();
         self.position.commit = header.commit;
         Ok(())
@@ -287,8 +316,15 @@ impl Capture {
         self.spool().discard_after(Txid::ZERO)?;
         self.ledger.reset()?;
         self.shipped = None;
-        self.position =
-            Position { txid: Txid::ZERO, commit: 0, page_size: None, mark: None, unbroken: false, due: None };
+        self.position = Position {
+            txid: Txid::ZERO,
+            commit: 0,
+            page_size: None,
+            mark: None,
+            unbroken: false,
+            held: false,
+            due: None,
+        };
         Ok(())
     }
 
@@ -323,6 +359,10 @@ impl Capture {
 
     /// Captures what was committed, as far as one file goes.
     pub(crate) fn step(&mut self) -> Result<Step> {
+        if self.position.due == Some(RebaseReason::SpoolFull) {
+            // The database is not held while there is no room for what it has.
+            self.check_room(self.position.commit, self.wanted)?;
+        }
         if !self.attached()? {
             return Ok(self.done(Vec::new(), true, Some(Waiting::Database)));
         }
@@ -343,9 +383,12 @@ impl Capture {
     }
 
     /// A failure between two read transactions leaves it open which of them is held: attach again. One while writers
-    /// are held lets them go at once.
+    /// are held lets them go at once. While the disk is full the database is let go, so that its WAL does not grow on
+    /// our account.
     fn steady<T>(&mut self, result: Result<T>) -> Result<T> {
-        if result.is_err()
+        if result.as_ref().is_err_and(room::is_full) {
+            self.pause();
+        } else if result.is_err()
             && let Some(door) = &mut self.door
         {
             let released = door.unseal();
@@ -359,10 +402,16 @@ impl Capture {
     /// Captures under a fresh read transaction that begins while the one before it is open. The old one ends
     /// only if everything up to the view is captured: until then it is what keeps the frames in place.
     fn follow(&mut self, door: &mut dyn Door) -> Result<(Vec<Event>, WalView)> {
+        let before = door.look()?;
         door.pin()?;
         let captured = self.capture(door);
         match &captured {
-            Ok((_, view)) if self.position.mark == Some(WalMark::end_of(view)) => door.unpin_older()?,
+            Ok((_, view)) if self.position.mark == Some(WalMark::end_of(view)) => {
+                // A reader reads nothing from the WAL only if all of it is copied back. Fewer frames are now than
+                // there were before it began, so it was not then.
+                self.position.held = before.salts == view.salts && view.backfilled < before.max_frame;
+                door.unpin_older()?;
+            }
             _ if mutant!(UncapturedReleased) => door.unpin_older()?,
             _ => door.unpin_newer()?,
         }
@@ -386,7 +435,12 @@ impl Capture {
         let view = door.look()?;
         let captured = match plan(&self.position, &view) {
             CapturePlan::Idle => None,
-            CapturePlan::Rebase(reason) => self.rebase(door, &view, reason)?,
+            CapturePlan::Rebase(reason) => {
+                if reason == RebaseReason::LocksIgnored {
+                    self.alarm()?;
+                }
+                self.rebase(door, &view, reason)?
+            }
             CapturePlan::Delta { from, seed, prove } => match self.delta(door, &view, from, seed, prove) {
                 Ok(captured) => captured,
                 Err(FramesError::Other(error)) => return Err(error),
@@ -401,6 +455,17 @@ impl Capture {
         self.position.unbroken |= self.position.mark == Some(WalMark::end_of(&view));
         self.record()?;
         Ok((captured.into_iter().collect(), view))
+    }
+
+    /// A lock was not respected. Once is told, twice is too often to go on.
+    fn alarm(&mut self) -> Result<()> {
+        self.alarms += 1;
+        let message = format!("the WAL was restarted under a lock of ours path={}", self.config.database.display());
+        let error = Error::new(ErrorKind::Unsupported, message).with_hint(
+            "locks do not work on this file system, or a program opens the database without them (nolock, immutable)",
+        );
+        tracing::error!(%error, times = self.alarms, "comparing the database");
+        if self.alarms > 1 { Err(error) } else { Ok(()) }
     }
 
     /// Whether the database is attached, as the file that its path names now.
@@ -429,6 +494,7 @@ impl Capture {
     fn detach(&mut self) {
         self.door = None;
         self.position.unbroken = self.position.unbroken && mutant!(BreakForgotten);
+        self.position.held = false;
     }
 
     /// Notes where the last capture ended.

@@ -55,6 +55,8 @@ pub(crate) struct Position {
     pub(crate) mark: Option<WalMark>,
     /// Whether a read transaction of ours has been open at all times since the mark was made.
     pub(crate) unbroken: bool,
+    /// Whether that read transaction reads frames of the mark's generation, so that nobody may restart the WAL.
+    pub(crate) held: bool,
     /// A rebase that is due whatever the WAL says.
     pub(crate) due: Option<RebaseReason>,
 }
@@ -94,6 +96,8 @@ pub(crate) fn plan(position: &Position, view: &WalView) -> CapturePlan {
     if mark.salts != view.salts {
         return match (position.unbroken || mutant!(SaltsUnchecked), view.max_frame) {
             (false, _) => CapturePlan::Rebase(RebaseReason::WalRestarted),
+            // SQLite does not do that; so what keeps us from losing commits does not hold.
+            (true, _) if position.held => CapturePlan::Rebase(RebaseReason::LocksIgnored),
             (true, 0) => CapturePlan::Idle,
             (true, _) => CapturePlan::Delta { from: 0, seed: None, prove: false },
         };
@@ -138,6 +142,7 @@ mod tests {
             page_size: Some(PageSize::MIN),
             mark: Some(WalMark { salts: SALTS, frame, checksum: (frame, 1) }),
             unbroken,
+            held: false,
             due: None,
         }
     }
@@ -153,6 +158,15 @@ mod tests {
         assert_eq!(plan(&at(4, true), &view(OTHER, 0)), CapturePlan::Idle);
         assert_eq!(plan(&at(4, true), &view(OTHER, 2)), delta(0, false));
         assert_eq!(plan(&at(0, true), &view(SALTS, 2)), delta(0, false));
+    }
+
+    #[test]
+    fn a_restart_that_our_read_mark_forbids_is_not_followed() {
+        let held = Position { held: true, ..at(4, true) };
+        assert_eq!(plan(&held, &view(SALTS, 6)), delta(4, false));
+        for frames in 0..8 {
+            assert_eq!(plan(&held, &view(OTHER, frames)), CapturePlan::Rebase(RebaseReason::LocksIgnored));
+        }
     }
 
     #[test]

@@ -8,11 +8,12 @@ use replicate_format::{Encoder, Header, Level, PageSize, Pgno, TxidRange, page_c
 
 use super::delta::encoding;
 use super::frames::Scratch;
-use super::{Capture, Frames, FramesError, WalMark, chain_from_header};
+use super::room::{LOOK_EVERY, is_full};
+use super::{Capture, Frames, FramesError, SIGN_OF_LIFE, WalMark, chain_from_header};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, RebaseReason};
-use crate::spool::SpoolWriter;
 use crate::spool::ledger::Replacement;
+use crate::spool::{Spool, SpoolWriter};
 use crate::sqlite::{Door, WalView};
 
 /// Bytes of the database read at a time.
@@ -101,10 +102,18 @@ impl Capture {
         tracing::info!(db = %self.config.database.display(), reason = reason.name(), whole, "comparing the database");
 
         let header = Header::untracked(view.page_size, image.commit, txids, created.0);
+        self.check_room(image.commit, self.wanted)?;
+        let free = self.free();
         let writer = self.spool().create(level, txids)?;
         let mut encoder = Encoder::new(writer, header, self.config.page_encoding).map_err(encoding)?;
         let mut replacement = self.ledger.replace(view.page_size)?;
-        self.compare(&mut image, whole, &mut encoder, &mut replacement)?;
+        if let Err(error) = self.compare(&mut image, whole, &mut encoder, &mut replacement) {
+            if is_full(&error) {
+                // It begins again only where it would get further.
+                self.wanted = free.saturating_sub(self.free()).saturating_add(LOOK_EVERY);
+            }
+            return Err(error);
+        }
         let commit = image.commit;
         let (encoded, writer) = encoder.finish().map_err(encoding)?;
 
@@ -113,16 +122,13 @@ impl Capture {
             None
         } else {
             replacement.finish(txid)?;
-            let file = self.spool().commit(writer, level, txids, created)?;
-            // From here on the id is taken, whatever becomes of the ledger.
+            let file = Spool::publish(writer, level, txids, created)?;
+            self.spool().add(file.clone());
+            // From here on nothing may fail: the store may get the file at any moment, and the id must not be given
+            // to another one.
             self.position.txid = txid;
             if let Err(error) = self.ledger.adopt(replacement, txid) {
-                // Unknown from now on in memory, which is what counts while it runs.
-                let _ = self.ledger.reset();
-                (self.position.commit, self.position.page_size) = (commit, Some(view.page_size));
-                (self.position.mark, self.position.due) = (None, Some(reason));
-                self.snapshot_due = false;
-                return Err(error);
+                tracing::warn!(db = %self.config.database.display(), %error, "the ledger takes its place later");
             }
             Some(Event::Captured { txid, pages: encoded.pages, bytes: file.size, rebase: Some(reason) })
         };
@@ -131,6 +137,7 @@ impl Capture {
         self.position.mark = Some(WalMark::end_of(view));
         self.position.due = None;
         self.snapshot_due = false;
+        self.wanted = 0;
         Ok(event)
     }
 
@@ -144,14 +151,21 @@ impl Capture {
         let lock = image.page_size.lock_page();
         let mut known = self.ledger.walk();
         let mut buf = vec![0; image.page_size.len()];
+        let mut unlooked = 0;
         for pgno in (1..=image.commit).filter_map(Pgno::new) {
             if pgno == lock {
                 replacement.push(0)?;
                 continue;
             }
+            self.config.pulse.beat(SIGN_OF_LIFE);
             let (page, checksum) = image.page(pgno, &mut buf)?;
             if whole || known.get(pgno)? != checksum {
                 encoder.page(pgno, page).map_err(encoding)?;
+                unlooked += page.len() as u64;
+            }
+            if unlooked >= LOOK_EVERY {
+                self.check_room(image.commit, 0)?;
+                unlooked = 0;
             }
             replacement.push(checksum)?;
         }

@@ -170,6 +170,7 @@ impl Capture {
             // A generation that has just begun is short; there is no hurry.
             CapturePlan::Delta { seed: None, .. } | CapturePlan::Rebase(_) => return Ok(None),
         };
+        self.position.held = false;
         door.pin()?;
         door.unpin_older()?;
         let mut copied = door.checkpoint()?;

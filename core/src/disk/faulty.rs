@@ -76,9 +76,14 @@ impl Faults {
         assert!(!waited.timed_out(), "no call has met a fault");
     }
 
-    /// How much space the disk says it has; `None`: what is true.
+    /// How much space the disk says it has, less with every byte written from now on; `None`: what is true.
     pub(crate) fn set_free(&self, bytes: Option<u64>) {
         *self.free.lock().unwrap() = bytes;
+    }
+
+    /// What it would say now.
+    pub(crate) fn free(&self) -> Option<u64> {
+        *self.free.lock().unwrap()
     }
 
     fn meet(&self, op: Op, path: &Path) -> io::Result<()> {
@@ -190,6 +195,9 @@ impl DiskFile for FaultyFile {
     }
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         self.faults.meet(Op::Write, &self.path)?;
+        if let Some(free) = &mut *self.faults.free.lock().unwrap() {
+            *free = free.checked_sub(bytes.len() as u64).ok_or(io::ErrorKind::StorageFull)?;
+        }
         self.inner.write_at(offset, bytes)
     }
     fn set_len(&self, len: u64) -> io::Result<()> {

@@ -170,6 +170,7 @@ impl Member {
             page_encoding: self.config.page_encoding,
             checkpoint_pages: self.config.checkpoint_pages,
             megabyte: self.env.megabyte,
+            pulse: shared.pulse.clone(),
         };
         self.env
             .blocking

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::member::{Member, Work};
 use super::shared::Part;
-use crate::capture::{Backlog, Step};
+use crate::capture::{Backlog, SIGN_OF_LIFE, Step};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::ship::Backoff;
@@ -113,7 +113,9 @@ impl Member {
         let mut settled = true;
         loop {
             let stopping = self.shared.stop_by().is_some();
+            self.shared.pulse.beat(SIGN_OF_LIFE);
             if self.spool_is_full(work).await {
+                self.shared.pulse.rest();
                 self.shared.capture.notified().await;
                 continue;
             }
@@ -155,6 +157,7 @@ impl Member {
     /// After the last capture: waits until it has arrived. False if it must be made again.
     async fn all_has_arrived(&self) -> bool {
         self.shared.set_drained();
+        self.shared.pulse.rest();
         while self.shared.is_drained() {
             if self.shared.is_shipped() {
                 return true;
@@ -167,6 +170,7 @@ impl Member {
     /// Without local knowledge nothing can be numbered until the store has answered. A stop waits for that too,
     /// as long as it has time: otherwise what was committed before it would not be stored.
     async fn until_chain_is_known(&self, work: &Work) {
+        self.shared.pulse.rest();
         loop {
             let chain = work.capture(self.env.blocking, |capture| capture.chain()).await;
             if self.shared.is_reconciled() || !chain.newest.is_zero() {
@@ -204,6 +208,7 @@ impl Member {
         tracing::warn!(db = %self.shared.path().display(), %error, ?wait, "capture failed, trying again");
         self.shared.set_dirty(true);
         self.shared.failed(Part::Capture, error, wait);
+        self.shared.pulse.beat(wait + SIGN_OF_LIFE);
         self.back_off(wait, backoff, seen).await;
     }
 
@@ -242,6 +247,7 @@ impl Member {
     async fn wait(&self, work: &Work, schedule: &mut Schedule, settled: bool) -> bool {
         let mut settled = settled;
         loop {
+            self.shared.pulse.beat(SIGN_OF_LIFE);
             if self.shared.is_requested() {
                 return settled;
             }

@@ -10,7 +10,8 @@ use std::time::Duration;
 use replicate_format::Txid;
 use tokio::sync::Notify;
 
-use crate::clock::{SharedClock, Timestamp};
+use crate::capture::SIGN_OF_LIFE;
+use crate::clock::{Pulse, SharedClock, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, State, StopReport, SyncStatus};
 
@@ -31,6 +32,8 @@ pub(crate) struct Shared {
     pub(crate) capture: Notify,
     /// Something for the ship task to do.
     pub(crate) ship: Notify,
+    /// Signs of life of the capture task.
+    pub(crate) pulse: Arc<Pulse>,
     stop: Notify,
     asked: Notify,
 }
@@ -161,6 +164,7 @@ impl Shared {
         };
         Self {
             path: path.to_owned(),
+            pulse: Arc::new(Pulse::new(clock.clone())),
             clock,
             inner: Mutex::new(inner),
             changed: Condvar::new(),
@@ -204,7 +208,18 @@ impl Shared {
 
     /// The status, from memory.
     pub(crate) fn status(&self) -> SyncStatus {
-        Self::status_of(&lock(&self.inner))
+        self.watched(&lock(&self.inner))
+    }
+
+    /// The status, unless the capture task has been silent for too long to be believed.
+    fn watched(&self, inner: &Inner) -> SyncStatus {
+        let status = Self::status_of(inner);
+        let at_work = matches!(status.state, State::Starting | State::Streaming | State::Stalled);
+        let Some(late) = self.pulse.late().filter(|_| at_work) else { return status };
+        let since = (late + SIGN_OF_LIFE).as_secs();
+        let error = Error::new(ErrorKind::Timeout, format!("capture does not move seconds={since}"))
+            .with_hint("look at the disks: one that does not answer holds it; it goes on by itself");
+        SyncStatus { in_sync: false, state: State::Stalled, last_error: Some(error), ..status }
     }
 
     fn status_of(inner: &Inner) -> SyncStatus {
@@ -457,7 +472,7 @@ impl Shared {
         };
         let waited = self.changed.wait_timeout_while(lock(&self.inner), timeout, |inner| !done(inner) && !over(inner));
         let (inner, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        let status = Self::status_of(&inner);
+        let status = self.watched(&inner);
         if done(&inner) {
             return Ok(status);
         }
@@ -502,6 +517,18 @@ impl Shared {
         self.asked.notify_waiters();
         self.capture.notify_one();
         self.ship.notify_one();
+    }
+
+    /// Whether it is being stopped, or has ended by itself.
+    pub(crate) fn is_ending(&self) -> bool {
+        let inner = lock(&self.inner);
+        inner.stop_by.is_some() || matches!(inner.status.state, State::Stopped | State::Fenced | State::Failed)
+    }
+
+    /// Waits for the end of one that [is ending](Self::is_ending).
+    pub(crate) fn await_end(&self) -> Result<()> {
+        let left = self.stop_by().map_or(Duration::ZERO, |by| by.saturating_sub(self.clock.monotonic()));
+        self.stop(left).map(|_report| ())
     }
 
     /// The report, once it has ended.

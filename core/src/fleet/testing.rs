@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use super::{Env, Member, Shared};
 use crate::blob::{BlobResult, BlobStore, Body, Caps, MemoryStore, ObjectKey, ObjectMeta, PutMode, PutOptions};
 use crate::capture::Watch;
-use crate::clock::{Clock, SharedClock, SystemClock, Timestamp};
+use crate::clock::{Clock, SharedClock, Timestamp};
 use crate::config::{Config, ConfigKey, Options};
 use crate::disk::SharedDisk;
 use crate::disk::faulty::{Faults, FaultyDisk};
@@ -132,15 +132,7 @@ pub(super) struct Rig {
 impl Rig {
     /// A database with a table, on paused time; call inside a runtime.
     pub(super) fn new() -> Self {
-        Self::with(Arc::new(PausedClock(tokio::time::Instant::now())), Blocking::Inline)
-    }
-
-    /// The same on real time, with work on the pool.
-    pub(super) fn on_real_time() -> Self {
-        Self::with(Arc::new(SystemClock::new()), Blocking::Pool)
-    }
-
-    fn with(clock: SharedClock, blocking: Blocking) -> Self {
+        let clock: SharedClock = Arc::new(PausedClock(tokio::time::Instant::now()));
         let folder = tempfile::tempdir().unwrap();
         let database = folder.path().join("app.db");
         let app = Connection::open(&database).unwrap();
@@ -150,7 +142,18 @@ impl Rig {
         let objects = MemoryStore::new(clock.clone());
         let store = Arc::new(Store { objects, down: AtomicBool::new(false), calls: AtomicU32::new(0) });
         let script = Arc::new(Script::default());
-        Self { folder, database, app, disk, faults, script, store, blocking, clock, running: Mutex::new(None) }
+        Self {
+            folder,
+            database,
+            app,
+            disk,
+            faults,
+            script,
+            store,
+            blocking: Blocking::Inline,
+            clock,
+            running: Mutex::new(None),
+        }
     }
 
     pub(super) fn config() -> Config {

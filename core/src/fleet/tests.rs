@@ -9,6 +9,7 @@ use super::testing::Rig;
 use crate::config::{ConfigKey, Options};
 use crate::disk::faulty::Op;
 use crate::event::{Event, State};
+use crate::exec::Blocking;
 
 const S: fn(u64) -> Duration = Duration::from_secs;
 
@@ -331,4 +332,33 @@ async fn a_stop_may_be_given_all_the_time_there_is() {
     shared.request_stop(Duration::MAX);
     rig.until("the end", S(5), || shared.report().is_some()).await;
     assert!(shared.stop(Duration::MAX).unwrap().flushed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_does_not_answer_shows_in_the_status_without_the_worker() {
+    let mut rig = Rig::new();
+    rig.blocking = Blocking::Pool;
+    let shared = rig.start();
+    rig.write(1, 100);
+    assert!(rig.sync(&shared).await.in_sync);
+    rig.pass(S(300)).await;
+    assert!(shared.status().in_sync, "quiet is no silence");
+    rig.faults.hold(Op::Sync, "spool/0");
+    rig.write(2, 100);
+    shared.request();
+    let begun = std::time::Instant::now();
+    while rig.faults.hits() == 0 {
+        assert!(begun.elapsed() < S(20));
+        tokio::task::yield_now().await;
+    }
+    tokio::time::advance(S(59)).await;
+    assert_eq!(shared.status().state, State::Streaming);
+    tokio::time::advance(S(2)).await;
+    let status = shared.status();
+    rig.faults.clear();
+    assert_eq!(status.state, State::Stalled);
+    assert!(!status.in_sync);
+    assert!(status.last_error.is_some_and(|e| e.to_string().contains("does not move")));
+    assert!(rig.sync(&shared).await.in_sync);
+    assert_eq!(shared.status().state, State::Streaming);
 }

@@ -5,16 +5,18 @@
 //!
 //! ```text
 //! offset  size  field
-//!      0     8  magic "RPLLEDG1"
+//!      0     8  magic "RPLLEDG2"
 //!      8     8  txid L, big-endian: the ledger is that of the database after capture L
-//!     16     4  page size
-//!     20     4  pages
-//!     24     8  CRC-64 of bytes 0..24
-//!     32   8*n  page checksums (LTX section "page checksum": bit 63 is always set), big-endian; 0 = unknown
+//!     16     8  txid A >= L: entries may be those of captures up to A already
+//!     24     4  page size
+//!     28     4  pages
+//!     32     8  CRC-64 of bytes 0..32
+//!     40   8*n  page checksums (LTX section "page checksum": bit 63 is always set), big-endian; 0 = unknown
 //! ```
 //!
-//! The file is touched only when everything after L lies in the spool, on the disk; until then changes are
-//! kept in memory. So a crash at any moment leaves the ledger of L plus the captures that follow.
+//! Changes are kept in memory and written when they are many, or in quiet; entries only when their captures lie
+//! in the spool, on the disk. So a crash at any moment leaves the ledger of L plus the captures that follow; if
+//! those do not reach A, the ledger is worth nothing.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -24,8 +26,8 @@ use replicate_format::{PageSize, Pgno, Txid, crc64};
 use crate::disk::{DiskFile, SharedDisk, temporary_name};
 use crate::error::{Error, Result};
 
-const MAGIC: [u8; 8] = *b"RPLLEDG1";
-const HEADER: u64 = 32;
+const MAGIC: [u8; 8] = *b"RPLLEDG2";
+const HEADER: u64 = 40;
 /// Changes in memory from which they are written out: about 3 MB of map.
 const OVERLAY_LIMIT: usize = 32 * 1024;
 /// Checksums read at a time when the whole ledger is walked.
@@ -38,39 +40,57 @@ pub(crate) struct Ledger {
     path: PathBuf,
     file: Option<Box<dyn DiskFile>>,
     base: Base,
-    /// Changes since L.
+    /// Whether the file has its name, for good. Until then a start finds what was there before.
+    place: Place,
+    /// Changes that are not in the file.
     overlay: BTreeMap<u32, u64>,
-    /// The smallest size the database has had since L: entries of the file beyond it are stale.
-    floor: u32,
+    /// Entries of the file that count; what lies beyond is stale.
+    valid: u32,
+    /// Entries that the file has room for.
+    room: u32,
     pages: u32,
+}
+
+/// How far a new ledger has come to take the place of the old one.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Place {
+    /// Under its temporary name; the old one is of this capture.
+    Temporary(Txid),
+    /// Renamed, and the folder not synced.
+    Renamed(Txid),
+    Final,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct Base {
     txid: Txid,
+    ahead: Txid,
     page_size: u32,
     pages: u32,
 }
+
+const NOTHING: Base = Base { txid: Txid::ZERO, ahead: Txid::ZERO, page_size: 0, pages: 0 };
 
 impl Base {
     fn encode(self) -> [u8; HEADER as usize] {
         let mut bytes = [0; HEADER as usize];
         bytes[..8].copy_from_slice(&MAGIC);
         bytes[8..16].copy_from_slice(&self.txid.0.to_be_bytes());
-        bytes[16..20].copy_from_slice(&self.page_size.to_be_bytes());
-        bytes[20..24].copy_from_slice(&self.pages.to_be_bytes());
-        let crc = crc64(&bytes[..24]);
-        bytes[24..].copy_from_slice(&crc.to_be_bytes());
+        bytes[16..24].copy_from_slice(&self.ahead.0.to_be_bytes());
+        bytes[24..28].copy_from_slice(&self.page_size.to_be_bytes());
+        bytes[28..32].copy_from_slice(&self.pages.to_be_bytes());
+        let crc = crc64(&bytes[..32]);
+        bytes[32..].copy_from_slice(&crc.to_be_bytes());
         bytes
     }
 
     fn decode(bytes: &[u8; HEADER as usize]) -> Option<Self> {
         let word = |at: usize| u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
         let long = |at: usize| u64::from(word(at)) << 32 | u64::from(word(at + 4));
-        if bytes[..8] != MAGIC || long(24) != crc64(&bytes[..24]) {
+        if bytes[..8] != MAGIC || long(32) != crc64(&bytes[..32]) {
             return None;
         }
-        Some(Self { txid: Txid(long(8)), page_size: word(16), pages: word(20) })
+        Some(Self { txid: Txid(long(8)), ahead: Txid(long(16)), page_size: word(24), pages: word(28) })
     }
 }
 
@@ -92,13 +112,17 @@ impl Ledger {
             disk: disk.clone(),
             path: path.clone(),
             file: None,
-            base: Base { txid: Txid::ZERO, page_size: 0, pages: 0 },
+            base: NOTHING,
+            place: Place::Final,
             overlay: BTreeMap::new(),
-            floor: 0,
+            valid: 0,
+            room: 0,
             pages: 0,
         };
         if let Some((base, file)) = read_base(&disk, &path).map_err(wrap)? {
-            ledger.floor = base.pages;
+            let room = file.len().map_err(wrap)?.saturating_sub(HEADER) / 8;
+            ledger.room = u32::try_from(room).unwrap_or(u32::MAX);
+            ledger.valid = base.pages;
             ledger.pages = base.pages;
             ledger.base = base;
             ledger.file = Some(file);
@@ -106,9 +130,17 @@ impl Ledger {
         Ok(ledger)
     }
 
-    /// The capture the file on the disk is of; zero if there is none.
+    /// The capture that the ledger is of which a start would find; zero if there is none.
     pub(crate) fn durable(&self) -> Txid {
-        self.base.txid
+        match self.place {
+            Place::Final => self.base.txid,
+            Place::Temporary(old) | Place::Renamed(old) => old.min(self.base.txid),
+        }
+    }
+
+    /// The last capture of which there may be entries in the file.
+    pub(crate) fn ahead(&self) -> Txid {
+        self.base.ahead.max(self.base.txid)
     }
 
     /// Pages of the database as of the last change.
@@ -121,18 +153,22 @@ impl Ledger {
         PageSize::new(self.base.page_size)
     }
 
-    /// Records a page of a capture.
-    pub(crate) fn set(&mut self, pgno: Pgno, checksum: u64) {
-        self.overlay.insert(pgno.get(), checksum);
-    }
-
-    /// Records the size of the database after a capture.
-    pub(crate) fn set_pages(&mut self, pages: u32) {
+    /// Records a capture that is in the spool: the size of the database after it, and its pages. What is too much
+    /// for memory is written to the file on the way.
+    pub(crate) fn record(&mut self, txid: Txid, pages: u32, checksums: impl Iterator<Item = (Pgno, u64)>) {
         if pages < self.pages {
             self.overlay.split_off(&(pages + 1));
-            self.floor = self.floor.min(pages);
+            self.valid = self.valid.min(pages);
         }
         self.pages = pages;
+        let mut spills = true;
+        for (pgno, checksum) in checksums {
+            self.overlay.insert(pgno.get(), checksum);
+            if spills && self.overlay.len() >= 2 * OVERLAY_LIMIT {
+                // What cannot be written stays in memory; the flush that follows meets the same failure and tells.
+                spills = self.spill(txid).is_ok();
+            }
+        }
     }
 
     /// Whether the changes in memory should be written out.
@@ -140,42 +176,76 @@ impl Ledger {
         self.overlay.len() >= OVERLAY_LIMIT
     }
 
-    /// Whether anything is not yet in the file.
+    /// Whether anything is not yet in the file, or the file not yet in its place.
     pub(crate) fn is_dirty(&self) -> bool {
-        !self.overlay.is_empty() || self.floor < self.base.pages || self.pages != self.base.pages
+        !self.overlay.is_empty()
+            || self.valid < self.base.pages
+            || self.pages != self.base.pages
+            || self.base.ahead > self.base.txid
+            || self.place != Place::Final
     }
 
     /// Writes the changes out: the ledger is that of `txid` from now on. Everything up to `txid` must be in
     /// the spool, on the disk.
     pub(crate) fn flush(&mut self, txid: Txid) -> Result<()> {
-        let wrap = |e| Error::disk("write ledger", &self.path, e);
-        let Some(file) = &self.file else { return Ok(()) };
-        if txid == self.base.txid && !self.is_dirty() {
+        self.settle_place()?;
+        if self.file.is_none() || (txid == self.base.txid && !self.is_dirty()) {
             return Ok(());
         }
-        if self.floor < self.base.pages {
-            // What grew again after a cut and is not in memory must read as unknown.
-            file.set_len(HEADER + 8 * u64::from(self.floor)).map_err(wrap)?;
+        self.spill(txid)?;
+        let Some(file) = &self.file else { return Ok(()) };
+        let wrap = |e| Error::disk("write ledger", &self.path, e);
+        let base = Base { txid, ahead: txid, pages: self.pages, ..self.base };
+        write_base(file.as_ref(), base).map_err(wrap)?;
+        self.base = base;
+        // Only now: a header that promises more than the file has makes the ledger worthless. What stays longer
+        // is cut another time.
+        if self.room > self.pages && file.set_len(HEADER + 8 * u64::from(self.pages)).is_ok() {
+            self.room = self.pages;
         }
-        file.set_len(HEADER + 8 * u64::from(self.pages)).map_err(wrap)?;
+        Ok(())
+    }
+
+    /// Writes the entries that are in memory to the file, as those of captures up to `txid`.
+    fn spill(&mut self, txid: Txid) -> Result<()> {
+        self.settle_place()?;
+        let wrap = |e| Error::disk("write ledger", &self.path, e);
+        let Some(file) = &self.file else { return Ok(()) };
+        let file = file.as_ref();
+        if self.overlay.is_empty() && self.valid == self.pages {
+            return Ok(());
+        }
+        if self.base.ahead < txid {
+            let base = Base { ahead: txid, ..self.base };
+            write_base(file, base).map_err(wrap)?;
+            self.base = base;
+        }
+        // What grew again after a cut and is not in memory must read as unknown.
+        let zeros = vec![0; 1 << 16];
+        let (mut at, stale) = (HEADER + 8 * u64::from(self.valid), HEADER + 8 * u64::from(self.room.min(self.pages)));
+        while at < stale {
+            let piece = usize::try_from(stale - at).unwrap_or(usize::MAX).min(zeros.len());
+            file.write_at(at, &zeros[..piece]).map_err(wrap)?;
+            at += piece as u64;
+        }
+        if self.pages > self.room {
+            file.set_len(HEADER + 8 * u64::from(self.pages)).map_err(wrap)?;
+            self.room = self.pages;
+        }
         let mut run: Vec<u8> = Vec::new();
         let mut start = 0;
         let mut next = 0;
         for (&pgno, &checksum) in &self.overlay {
             if pgno != next || run.len() >= 1 << 20 {
-                write_run(file.as_ref(), start, &mut run).map_err(wrap)?;
+                write_run(file, start, &mut run).map_err(wrap)?;
                 start = pgno;
             }
             run.extend_from_slice(&checksum.to_be_bytes());
             next = pgno + 1;
         }
-        write_run(file.as_ref(), start, &mut run).map_err(wrap)?;
+        write_run(file, start, &mut run).map_err(wrap)?;
         file.sync().map_err(wrap)?;
-        let base = Base { txid, pages: self.pages, ..self.base };
-        file.write_at(0, &base.encode()).map_err(wrap)?;
-        file.sync().map_err(wrap)?;
-        self.base = base;
-        self.floor = base.pages;
+        self.valid = self.pages;
         self.overlay.clear();
         Ok(())
     }
@@ -187,7 +257,7 @@ impl Ledger {
 
     fn load(&self, first: u32, count: u32) -> Result<Vec<u64>> {
         let mut checksums = vec![0; count as usize];
-        let in_file = self.floor.min(self.base.pages).saturating_sub(first - 1).min(count) as usize;
+        let in_file = self.valid.saturating_sub(first - 1).min(count) as usize;
         if let (Some(file), true) = (&self.file, in_file > 0) {
             let mut bytes = vec![0; in_file * 8];
             let wrap = |e| Error::disk("read ledger", &self.path, e);
@@ -203,37 +273,56 @@ impl Ledger {
     }
 
     /// Starts a ledger that replaces this one.
-    pub(crate) fn replace(&self, page_size: PageSize) -> Result<Replacement> {
+    pub(crate) fn replace(&mut self, page_size: PageSize) -> Result<Replacement> {
+        // The temporary name must be free.
+        self.settle_place()?;
         let path = temporary_name(&self.path);
         let file = self.disk.create(&path).map_err(|e| Error::disk("write ledger", &path, e))?;
         let disk = self.disk.clone();
-        Ok(Replacement { disk, file, path, page_size, buffer: Vec::new(), written: 0, end: End::Open })
+        Ok(Replacement { disk, file: Some(file), path, page_size, buffer: Vec::new(), written: 0, end: End::Open })
     }
 
-    /// Takes a finished replacement over. The capture it is of must be in the spool by now.
+    /// Takes a finished replacement over. The capture it is of must be in the spool by now. If this fails it is
+    /// taken over all the same, and a later [`flush`](Self::flush) gives it its place.
     pub(crate) fn adopt(&mut self, mut replacement: Replacement, txid: Txid) -> Result<()> {
-        let wrap = |e| Error::disk("write ledger", &self.path, e);
-        let pages = replacement.pages();
-        let base = Base { txid, page_size: replacement.page_size.get(), pages };
-        self.disk.rename(&replacement.path, &self.path).map_err(wrap)?;
+        let (pages, durable) = (replacement.pages(), self.durable());
+        self.base = Base { txid, ahead: txid, page_size: replacement.page_size.get(), pages };
         replacement.end = End::Adopted;
-        self.disk.sync_dir(self.path.parent().unwrap_or(Path::new("."))).map_err(wrap)?;
-        self.file = Some(self.disk.open_rw(&self.path).map_err(wrap)?);
-        self.base = base;
+        self.file = replacement.file.take();
+        self.place = Place::Temporary(durable);
         self.overlay.clear();
-        self.floor = pages;
-        self.pages = pages;
+        (self.valid, self.room, self.pages) = (pages, pages, pages);
+        self.settle_place()
+    }
+
+    fn settle_place(&mut self) -> Result<()> {
+        let wrap = |e| Error::disk("write ledger", &self.path, e);
+        if let Place::Temporary(old) = self.place {
+            self.disk.rename(&temporary_name(&self.path), &self.path).map_err(wrap)?;
+            self.place = Place::Renamed(old);
+        }
+        if let Place::Renamed(_) = self.place {
+            self.disk.sync_dir(self.path.parent().unwrap_or(Path::new("."))).map_err(wrap)?;
+            self.place = Place::Final;
+        }
         Ok(())
     }
 
     /// Forgets everything.
     pub(crate) fn reset(&mut self) -> Result<()> {
         self.file = None;
-        self.base = Base { txid: Txid::ZERO, page_size: 0, pages: 0 };
+        self.base = NOTHING;
+        self.place = Place::Final;
         self.overlay.clear();
-        (self.floor, self.pages) = (0, 0);
+        (self.valid, self.room, self.pages) = (0, 0, 0);
         self.disk.remove(&self.path).map_err(|e| Error::disk("reset ledger", &self.path, e))
     }
+}
+
+/// Writes the header and waits until it is on the disk.
+fn write_base(file: &dyn DiskFile, base: Base) -> std::io::Result<()> {
+    file.write_at(0, &base.encode())?;
+    file.sync()
 }
 
 fn write_run(file: &dyn DiskFile, start: u32, run: &mut Vec<u8>) -> std::io::Result<()> {
@@ -294,7 +383,8 @@ impl Walk<'_> {
 #[derive(Debug)]
 pub(crate) struct Replacement {
     disk: SharedDisk,
-    file: Box<dyn DiskFile>,
+    /// Gone when it is the ledger's.
+    file: Option<Box<dyn DiskFile>>,
     path: PathBuf,
     page_size: PageSize,
     buffer: Vec<u8>,
@@ -337,7 +427,9 @@ impl Replacement {
 
     fn drain(&mut self) -> Result<()> {
         let wrap = |e| Error::disk("write ledger", &self.path, e);
-        self.file.write_at(HEADER + self.written, &self.buffer).map_err(wrap)?;
+        if let Some(file) = &self.file {
+            file.write_at(HEADER + self.written, &self.buffer).map_err(wrap)?;
+        }
         self.written += self.buffer.len() as u64;
         self.buffer.clear();
         Ok(())
@@ -347,11 +439,11 @@ impl Replacement {
     pub(crate) fn finish(&mut self, txid: Txid) -> Result<()> {
         self.drain()?;
         let wrap = |e| Error::disk("write ledger", &self.path, e);
-        self.file.sync().map_err(wrap)?;
-        let base = Base { txid, page_size: self.page_size.get(), pages: self.pages() };
+        let base = Base { txid, ahead: txid, page_size: self.page_size.get(), pages: self.pages() };
+        let Some(file) = &self.file else { return Ok(()) };
+        file.sync().map_err(wrap)?;
         self.end = End::Finished;
-        self.file.write_at(0, &base.encode()).map_err(wrap)?;
-        self.file.sync().map_err(wrap)
+        write_base(file.as_ref(), base).map_err(wrap)
     }
 }
 
@@ -359,6 +451,7 @@ impl Replacement {
 mod tests {
     use super::*;
     use crate::disk::RealDisk;
+    use crate::disk::faulty::{FaultyDisk, Op};
     use std::sync::Arc;
 
     fn pgno(n: u32) -> Pgno {
@@ -375,7 +468,10 @@ mod tests {
     }
 
     fn seeded(folder: &Path) -> Ledger {
-        let disk: SharedDisk = Arc::new(RealDisk);
+        seeded_on(Arc::new(RealDisk), folder)
+    }
+
+    fn seeded_on(disk: SharedDisk, folder: &Path) -> Ledger {
         let mut ledger = Ledger::open(disk, folder, None).expect("opens");
         let mut replacement = ledger.replace(size()).expect("starts");
         for n in 1..=6 {
@@ -390,9 +486,7 @@ mod tests {
     fn changes_show_at_once_and_survive_only_a_flush() {
         let folder = tempfile::tempdir().expect("folder");
         let mut ledger = seeded(folder.path());
-        ledger.set(pgno(2), 22);
-        ledger.set(pgno(7), 77);
-        ledger.set_pages(7);
+        ledger.record(Txid(2), 7, [(pgno(2), 22), (pgno(7), 77)].into_iter());
         assert_eq!(contents(&ledger, 7), [1, 22, 3, 4, 5, 6, 77]);
         let disk: SharedDisk = Arc::new(RealDisk);
         let unflushed = Ledger::open(disk.clone(), folder.path(), None).expect("opens");
@@ -407,9 +501,8 @@ mod tests {
     fn a_page_that_was_cut_off_and_grew_again_is_unknown_until_it_is_set() {
         let folder = tempfile::tempdir().expect("folder");
         let mut ledger = seeded(folder.path());
-        ledger.set_pages(3);
-        ledger.set_pages(6);
-        ledger.set(pgno(5), 55);
+        ledger.record(Txid(2), 3, [].into_iter());
+        ledger.record(Txid(3), 6, [(pgno(5), 55)].into_iter());
         let expected = [1, 2, 3, 0, 55, 0];
         assert_eq!(contents(&ledger, 6), expected);
         ledger.flush(Txid(3)).expect("flushes");
@@ -428,5 +521,85 @@ mod tests {
         let ledger = Ledger::open(Arc::new(disk), folder.path(), None).expect("opens");
         assert_eq!(ledger.durable(), Txid::ZERO);
         assert_eq!(ledger.page_size(), None);
+    }
+
+    /// What a start finds of a ledger of six pages that was cut to three and grew to five, when the nth call of a
+    /// kind was the last that the disk did.
+    fn after_a_stop_at(op: Op, n: u32) -> (Txid, Txid, Vec<u64>, bool) {
+        let folder = tempfile::tempdir().expect("folder");
+        let (disk, faults) = FaultyDisk::new();
+        let mut ledger = seeded_on(disk, folder.path());
+        ledger.record(Txid(2), 3, [(pgno(1), 11)].into_iter());
+        ledger.record(Txid(3), 5, [(pgno(4), 44), (pgno(5), 55)].into_iter());
+        faults.fail(op, "ledger", n, u32::MAX, std::io::ErrorKind::Other);
+        let flushed = ledger.flush(Txid(3)).is_ok();
+        drop(ledger);
+        let found = Ledger::open(Arc::new(RealDisk), folder.path(), None).expect("opens");
+        let pages = found.pages();
+        (found.durable(), found.ahead(), contents(&found, pages), flushed)
+    }
+
+    #[test]
+    fn a_flush_that_ends_at_any_point_leaves_a_ledger_that_the_spool_makes_whole() {
+        let mut ends = 0;
+        for op in [Op::Write, Op::SetLen, Op::Sync] {
+            for n in 0..12 {
+                let (durable, ahead, contents, flushed) = after_a_stop_at(op, n);
+                match durable {
+                    Txid(1) => {
+                        assert!(!flushed, "{op:?} {n}");
+                        assert_eq!(contents.len(), 6, "{op:?} {n}");
+                        for (entry, allowed) in contents.iter().zip([[1, 11], [2, 2], [3, 3], [4, 44], [5, 55], [6, 0]])
+                        {
+                            assert!(*entry == 0 || allowed.contains(entry), "{op:?} {n}: {contents:?}");
+                            assert!(ahead == Txid(3) || *entry == allowed[0], "{op:?} {n}: ahead and not said");
+                        }
+                        ends += 1;
+                    }
+                    Txid(3) => assert_eq!(contents, [11, 2, 3, 44, 55], "{op:?} {n}"),
+                    other => panic!("{op:?} {n}: a ledger of {other}"),
+                }
+            }
+        }
+        assert!(ends > 3);
+    }
+
+    #[test]
+    fn many_changes_do_not_stay_in_memory_and_show_all_the_same() {
+        let folder = tempfile::tempdir().expect("folder");
+        let mut ledger = seeded(folder.path());
+        let pages = 10 * u32::try_from(OVERLAY_LIMIT).expect("small");
+        ledger.record(Txid(2), pages, (1..=pages).map(|n| (pgno(n), u64::from(n) + 7)));
+        assert!(ledger.overlay.len() <= 2 * OVERLAY_LIMIT, "{} in memory", ledger.overlay.len());
+        let expected: Vec<u64> = (1..=u64::from(pages)).map(|n| n + 7).collect();
+        assert!(contents(&ledger, pages) == expected);
+        let crashed = Ledger::open(Arc::new(RealDisk), folder.path(), None).expect("opens");
+        assert_eq!((crashed.durable(), crashed.ahead()), (Txid(1), Txid(2)));
+        ledger.flush(Txid(2)).expect("flushes");
+        let flushed = Ledger::open(Arc::new(RealDisk), folder.path(), None).expect("opens");
+        assert_eq!((flushed.durable(), flushed.ahead()), (Txid(2), Txid(2)));
+        assert!(contents(&flushed, pages) == expected);
+    }
+
+    #[test]
+    fn a_ledger_that_could_not_take_its_place_is_used_and_takes_it_later() {
+        for op in [Op::Rename, Op::SyncDir] {
+            let folder = tempfile::tempdir().expect("folder");
+            let (disk, faults) = FaultyDisk::new();
+            let mut ledger = seeded_on(disk, folder.path());
+            let mut replacement = ledger.replace(size()).expect("starts");
+            for n in 1..=4 {
+                replacement.push(10 * n).expect("pushes");
+            }
+            replacement.finish(Txid(2)).expect("finishes");
+            faults.fail(op, "", 0, 1, std::io::ErrorKind::Other);
+            ledger.adopt(replacement, Txid(2)).expect_err("refused");
+            assert_eq!(contents(&ledger, 4), [10, 20, 30, 40]);
+            assert_eq!(ledger.durable(), Txid(1), "a start may find the old one");
+            ledger.flush(Txid(2)).expect("flushes");
+            assert_eq!(ledger.durable(), Txid(2));
+            let found = Ledger::open(Arc::new(RealDisk), folder.path(), None).expect("opens");
+            assert_eq!((found.durable(), contents(&found, 4)), (Txid(2), vec![10, 20, 30, 40]));
+        }
     }
 }

@@ -134,18 +134,21 @@ impl Spool {
         SpoolWriter::create(self.disk.clone(), self.path(level, txids))
     }
 
-    /// Gives a finished file its name; when this returns it is on the disk.
-    pub(crate) fn commit(
-        &mut self,
+    /// Gives a finished file its name; when this returns it is on the disk, and must be [added](Self::add). That
+    /// takes as long as the disk does, so it happens beside the spool, which others look into meanwhile.
+    pub(crate) fn publish(
         writer: SpoolWriter,
         level: Level,
         txids: TxidRange,
         created: Timestamp,
     ) -> Result<SpoolFile> {
         let (size, crc) = writer.publish()?;
-        let file = SpoolFile { level, txids, size, created, crc: Some(crc) };
-        self.files.push(file.clone());
-        Ok(file)
+        Ok(SpoolFile { level, txids, size, created, crc: Some(crc) })
+    }
+
+    /// Takes a published file up.
+    pub(crate) fn add(&mut self, file: SpoolFile) {
+        self.files.push(file);
     }
 
     /// The files after a capture, in order.
@@ -161,6 +164,11 @@ impl Spool {
     /// The last capture in the spool.
     pub(crate) fn newest(&self) -> Option<Txid> {
         self.files.last().map(|file| file.txids.max())
+    }
+
+    /// Bytes that can still be written here.
+    pub(crate) fn free_space(&self) -> Result<u64> {
+        self.disk.free_space(&self.root).map_err(|e| Error::disk("look for room", &self.root, e))
     }
 
     /// The body of a file, for a put.

@@ -118,24 +118,36 @@ impl Attach for SqliteAttach {
         }
         let database = PinnedFile::open(path)?;
         if database.identity() != id {
-            return Ok(None);
+            return Err(replaced(path));
         }
-        let mut header = [0; 100];
-        let read = database.read_at(0, &mut header).map_err(|e| Error::disk("read the database", path, e))?;
-        if read < header.len() {
-            return Ok(None);
-        }
-        let header = DbHeader::decode(&header).map_err(|e| {
-            Error::new(ErrorKind::Database, format!("not a SQLite database: {e} path={}", path.display()))
-        })?;
-        let first = connection::open_connection(path, BUSY_TIMEOUT)?;
-        if !header.is_wal() {
-            connection::switch_to_wal(&first)?;
-            tracing::warn!(db = %path.display(), "switched the database to WAL mode, for good");
-        }
-        let door = SqliteDoor::attach(path, database, header.page_size, first)?;
-        Ok(Some(Box::new(door)))
+        attach_as(path, database)
     }
+}
+
+/// Attaches the database at a path, which is to be this file.
+fn attach_as(path: &Path, database: PinnedFile) -> Result<Option<Box<dyn Door>>> {
+    let mut header = [0; 100];
+    let read = database.read_at(0, &mut header).map_err(|e| Error::disk("read the database", path, e))?;
+    if read < header.len() {
+        return Ok(None);
+    }
+    let header = DbHeader::decode(&header)
+        .map_err(|e| Error::new(ErrorKind::Database, format!("not a SQLite database: {e} path={}", path.display())))?;
+    let first = connection::open_connection(path, BUSY_TIMEOUT)?;
+    if !header.is_wal() {
+        connection::switch_to_wal(&first)?;
+        tracing::warn!(db = %path.display(), "switched the database to WAL mode, for good");
+    }
+    let door = SqliteDoor::attach(path, database, header.page_size, first)?;
+    // SQLite has opened what the path named then: another file beside ours would mix two databases.
+    if door.identity()? != Identity::Same {
+        return Err(replaced(path));
+    }
+    Ok(Some(Box::new(door)))
+}
+
+fn replaced(path: &Path) -> Error {
+    Error::new(ErrorKind::Busy, format!("the database was replaced while it was opened path={}", path.display()))
 }
 
 /// Whether a file begins as a SQLite database does.
@@ -207,6 +219,22 @@ impl SqliteDoor {
         })
     }
 
+    /// What the index says, if it comes to rest.
+    fn try_look(&self) -> Result<Option<WalView>> {
+        // Two copies are written one after the other; a reader that meets a writer tries again.
+        for _ in 0..100 {
+            let mut bytes = [0; WAL_INDEX_HEADER_LEN];
+            let read =
+                self.shm.read_at(0, &mut bytes).map_err(|e| Error::disk("read the WAL index", &self.shm_path, e))?;
+            let decoded = if read == bytes.len() { WalIndexHeader::decode(&bytes) } else { None };
+            if let Some(index) = decoded {
+                return self.view(&index).map(Some);
+            }
+            std::thread::yield_now();
+        }
+        Ok(None)
+    }
+
     fn idle_reader(&self) -> Result<usize> {
         (0..2).find(|i| !self.pinned.contains(i)).ok_or_else(|| Error::internal("both readers hold a transaction"))
     }
@@ -238,21 +266,15 @@ impl Door for SqliteDoor {
     }
 
     fn look(&self) -> Result<WalView> {
-        // Two copies are written one after the other; a reader that meets a writer tries again.
-        for _ in 0..100 {
-            let mut bytes = [0; WAL_INDEX_HEADER_LEN];
-            let read =
-                self.shm.read_at(0, &mut bytes).map_err(|e| Error::disk("read the WAL index", &self.shm_path, e))?;
-            let decoded = if read == bytes.len() { WalIndexHeader::decode(&bytes) } else { None };
-            if let Some(index) = decoded {
-                return self.view(&index);
-            }
-            std::thread::yield_now();
+        if let Some(view) = self.try_look()? {
+            return Ok(view);
         }
-        Err(Error::new(
-            ErrorKind::Busy,
-            format!("the WAL index does not come to rest path={}", self.shm_path.display()),
-        ))
+        // A writer that was killed between the copies leaves an index that nobody mends but the next reader.
+        let reader = &self.readers[self.idle_reader()?];
+        connection::begin_read(reader).and_then(|()| connection::end_read(reader))?;
+        self.try_look()?.ok_or_else(|| {
+            Error::new(ErrorKind::Busy, format!("the WAL index does not come to rest path={}", self.shm_path.display()))
+        })
     }
 
     fn read_wal(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
@@ -324,6 +346,74 @@ impl Drop for SqliteDoor {
         let _ = self.unseal();
         for &reader in &self.pinned {
             let _ = connection::end_read(&self.readers[reader]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Scene {
+        folder: tempfile::TempDir,
+        app: Connection,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let app = database(&folder.path().join("app.db"));
+            Self { folder, app }
+        }
+
+        fn path(&self) -> PathBuf {
+            self.folder.path().join("app.db")
+        }
+
+        fn attach(&self) -> Box<dyn Door> {
+            SqliteAttach::new(self.folder.path().to_owned()).attach(&self.path()).unwrap().unwrap()
+        }
+    }
+
+    fn database(path: &Path) -> Connection {
+        let app = Connection::open(path).unwrap();
+        app.execute_batch("PRAGMA journal_mode=WAL; PRAGMA user_version=1").unwrap();
+        app
+    }
+
+    #[test]
+    fn a_database_replaced_while_it_is_opened_is_not_attached() {
+        let scene = Scene::new();
+        let before = PinnedFile::open(&scene.path()).unwrap();
+        let (other, aside) = (scene.folder.path().join("other.db"), scene.folder.path().join("aside.db"));
+        let replacement = database(&other);
+        std::fs::rename(scene.path(), aside).unwrap();
+        std::fs::rename(&other, scene.path()).unwrap();
+        assert_eq!(attach_as(&scene.path(), before).unwrap_err().kind(), ErrorKind::Busy);
+        drop(replacement);
+    }
+
+    #[test]
+    fn an_index_that_a_killed_writer_has_torn_is_mended() {
+        let scene = Scene::new();
+        let mut door = scene.attach();
+        scene.app.execute_batch("PRAGMA user_version=2").unwrap();
+        let before = door.look().unwrap();
+        for pinned in 1..=2 {
+            let shm = std::fs::File::options().write(true).open(with_suffix(&scene.path(), "-shm")).unwrap();
+            shm.write_all_at(&[0xee; 48], 0).unwrap();
+            // Closing it would drop the locks of this process.
+            std::mem::forget(shm);
+            if pinned == 1 {
+                let mended = door.look().unwrap();
+                assert_eq!((mended.salts, mended.max_frame), (before.salts, before.max_frame));
+                door.pin().unwrap();
+            } else {
+                // Both readers are at work: the next look will mend it.
+                door.look().unwrap_err();
+                door.unpin_newer().unwrap();
+                assert_eq!(door.look().unwrap().max_frame, before.max_frame);
+            }
         }
     }
 }

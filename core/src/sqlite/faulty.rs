@@ -11,6 +11,8 @@ use super::{Attach, Checkpoint, Door, Identity, WalView};
 use crate::error::{Error, ErrorKind, Result};
 
 type Twist = Box<dyn FnMut(&mut WalView) + Send>;
+type Hook = Box<dyn FnMut() + Send>;
+type Spoil = Box<dyn FnMut(u64, &mut [u8]) + Send>;
 
 /// What is to go wrong, and what was done; shared with the doors that obey it.
 #[derive(Default)]
@@ -18,6 +20,8 @@ pub(crate) struct Script {
     /// Calls of a name that are refused: how many to let through first, how many then.
     refused: Mutex<BTreeMap<&'static str, (u32, u32)>>,
     twist: Mutex<Option<Twist>>,
+    spoil: Mutex<Option<Spoil>>,
+    hooks: Mutex<BTreeMap<&'static str, Hook>>,
     calls: Mutex<BTreeMap<&'static str, u32>>,
 }
 
@@ -38,10 +42,22 @@ impl Script {
         *self.twist.lock().unwrap() = Some(Box::new(twist));
     }
 
+    /// Whatever is read of the WAL is changed by this; it is told the offset.
+    pub(crate) fn spoil(&self, spoil: impl FnMut(u64, &mut [u8]) + Send + 'static) {
+        *self.spoil.lock().unwrap() = Some(Box::new(spoil));
+    }
+
+    /// Before every call of this name something happens.
+    pub(crate) fn before(&self, call: &'static str, hook: impl FnMut() + Send + 'static) {
+        self.hooks.lock().unwrap().insert(call, Box::new(hook));
+    }
+
     /// Nothing goes wrong any more.
     pub(crate) fn clear(&self) {
         self.refused.lock().unwrap().clear();
+        self.hooks.lock().unwrap().clear();
         *self.twist.lock().unwrap() = None;
+        *self.spoil.lock().unwrap() = None;
     }
 
     /// How often a call was made.
@@ -49,8 +65,15 @@ impl Script {
         self.calls.lock().unwrap().get(call).copied().unwrap_or(0)
     }
 
-    fn meet(&self, call: &'static str) -> Result<()> {
+    fn count(&self, call: &'static str) {
         *self.calls.lock().unwrap().entry(call).or_default() += 1;
+    }
+
+    fn meet(&self, call: &'static str) -> Result<()> {
+        self.count(call);
+        if let Some(hook) = self.hooks.lock().unwrap().get_mut(call) {
+            hook();
+        }
         match self.refused.lock().unwrap().get_mut(call) {
             Some((skip, _)) if *skip > 0 => *skip -= 1,
             Some((_, times)) if *times > 0 => {
@@ -102,7 +125,11 @@ impl Door for FaultyDoor {
     }
     fn read_wal(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
         self.script.meet("read_wal")?;
-        self.inner.read_wal(offset, buf)
+        let read = self.inner.read_wal(offset, buf)?;
+        if let Some(spoil) = &mut *self.script.spoil.lock().unwrap() {
+            spoil(offset, &mut buf[..read]);
+        }
+        Ok(read)
     }
     fn read_database(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
         self.script.meet("read_database")?;
@@ -136,7 +163,11 @@ impl Door for FaultyDoor {
     }
     fn seal(&mut self, patience: Duration) -> Result<bool> {
         self.script.meet("seal")?;
-        self.inner.seal(patience)
+        let sealed = self.inner.seal(patience)?;
+        if sealed {
+            self.script.count("sealed");
+        }
+        Ok(sealed)
     }
     fn unseal(&mut self) -> Result<()> {
         self.script.meet("unseal")?;
