@@ -6,7 +6,7 @@ use replicate_sim::sim::{Mutant, Schedule};
 /// A minute of two cores that have nothing else to do.
 const SCHEDULES: u64 = 100_000;
 /// A defect must show within so many; the median needs 60.
-const MUTANT_SCHEDULES: u64 = 20_000;
+const MUTANT_SCHEDULES: u64 = 100_000;
 
 #[test]
 fn no_schedule_breaks_a_promise() {

@@ -368,7 +368,10 @@ impl Sim {
         let found = world.disk.content(output).map(<[u8]>::to_vec);
         match result {
             Err(error) => {
-                world.tell(|_| format!("    restore: {error}"));
+                // Not the path: the name of a temporary file says which process made it, and is never the same twice.
+                let error = error.to_string();
+                let what = error.split(" path=").next().unwrap_or_default();
+                world.tell(|_| format!("    restore: {what}"));
                 // The last step of all, making the name durable, may fail when the database has its name.
                 let placed = error.to_string().contains("durable");
                 if found.is_some() && !placed {
