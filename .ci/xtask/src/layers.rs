@@ -53,8 +53,14 @@ fn scan(folder: &Path, table: &Table) -> Outcome<Edges> {
             return Err(format!("core/src/{} is in no layer; add {module} to .ci/layers.toml", inside.display()));
         }
         for (line, used) in references(&sh::read(&path)?, depth(inside)) {
-            // A module and a function of one name (`restore`): inside the module it is the module.
-            let used = if used == module { used } else { exports.get(&used).cloned().unwrap_or(used) };
+            // A module and a function of one name (`restore`): before `::`, and inside the module, it is the module.
+            let used = match used.strip_suffix("::") {
+                Some(start) if table.contains_key(start) => start.to_owned(),
+                start => {
+                    let name = start.unwrap_or(&used);
+                    if name == module { name.to_owned() } else { exports.get(name).cloned().unwrap_or(name.to_owned()) }
+                }
+            };
             if used != module && table.contains_key(&used) {
                 let place = format!("core/src/{}:{line}", inside.display());
                 edges.entry((module.clone(), used)).or_insert(place);
@@ -106,9 +112,13 @@ fn references(source: &str, depth: usize) -> Vec<(usize, String)> {
     found
 }
 
-/// The first segment of a path, or of each path of a `{…}` group.
+/// The first segment of a path, or of each path of a `{…}` group; with its `::` where more follows.
 fn heads(rest: &str) -> Vec<String> {
-    let word = |s: &str| s.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+    let word = |s: &str| {
+        let end = s.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(s.len());
+        let more = end > 0 && s[end..].starts_with("::");
+        s[..end + if more { 2 } else { 0 }].to_owned()
+    };
     let Some(group) = rest.strip_prefix('{') else {
         return vec![word(rest)];
     };

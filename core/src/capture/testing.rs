@@ -50,7 +50,7 @@ impl Bench {
             "PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=0; CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY, v BLOB)",
         )
         .unwrap();
-        let (disk, faults) = FaultyDisk::new();
+        let (disk, faults) = FaultyDisk::real();
         let script = Arc::new(Script::default());
         let (spool, capture) = open(&database, &disk, &script, pages).unwrap();
         Self { folder, database, app, faults, script, disk, spool, capture }

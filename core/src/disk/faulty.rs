@@ -119,7 +119,7 @@ pub(crate) struct FaultyDisk {
 
 impl FaultyDisk {
     /// A disk over the real one.
-    pub(crate) fn new() -> (SharedDisk, Arc<Faults>) {
+    pub(crate) fn real() -> (SharedDisk, Arc<Faults>) {
         let faults = Arc::new(Faults::default());
         (Arc::new(Self { inner: Arc::new(super::RealDisk), faults: faults.clone() }), faults)
     }

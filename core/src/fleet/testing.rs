@@ -138,7 +138,7 @@ impl Rig {
         let app = Connection::open(&database).unwrap();
         app.busy_timeout(Duration::from_secs(5)).unwrap();
         app.execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE t (id INTEGER PRIMARY KEY, v BLOB)").unwrap();
-        let (disk, faults) = FaultyDisk::new();
+        let (disk, faults) = FaultyDisk::real();
         let objects = MemoryStore::new(clock.clone());
         let store = Arc::new(Store { objects, down: AtomicBool::new(false), calls: AtomicU32::new(0) });
         let script = Arc::new(Script::default());

@@ -159,7 +159,7 @@ async fn an_upload_does_not_hide_that_capture_pauses() {
     while let Some(event) = events.next(Duration::ZERO) {
         match event {
             Event::Shipped { .. } => shipped += 1,
-            Event::State { to, .. } if to == State::Streaming => assert!(shipped > 1, "streaming while capture pauses"),
+            Event::State { to: State::Streaming, .. } => assert!(shipped > 1, "streaming while capture pauses"),
             _ => {}
         }
     }

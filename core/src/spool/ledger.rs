@@ -527,7 +527,7 @@ mod tests {
     /// kind was the last that the disk did.
     fn after_a_stop_at(op: Op, n: u32) -> (Txid, Txid, Vec<u64>, bool) {
         let folder = tempfile::tempdir().expect("folder");
-        let (disk, faults) = FaultyDisk::new();
+        let (disk, faults) = FaultyDisk::real();
         let mut ledger = seeded_on(disk, folder.path());
         ledger.record(Txid(2), 3, [(pgno(1), 11)].into_iter());
         ledger.record(Txid(3), 5, [(pgno(4), 44), (pgno(5), 55)].into_iter());
@@ -585,7 +585,7 @@ mod tests {
     fn a_ledger_that_could_not_take_its_place_is_used_and_takes_it_later() {
         for op in [Op::Rename, Op::SyncDir] {
             let folder = tempfile::tempdir().expect("folder");
-            let (disk, faults) = FaultyDisk::new();
+            let (disk, faults) = FaultyDisk::real();
             let mut ledger = seeded_on(disk, folder.path());
             let mut replacement = ledger.replace(size()).expect("starts");
             for n in 1..=4 {

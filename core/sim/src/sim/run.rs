@@ -110,7 +110,7 @@ struct Sim {
 #[must_use]
 pub fn run(schedule: &Schedule, mutant: Option<Mutant>, traced: bool) -> Outcome {
     switch(mutant);
-    let world = World::new(schedule, traced);
+    let world = World::shared(schedule, traced);
     let clock = Arc::new(SimClock(world.clone()));
     let rng = Rng::new(schedule.seed ^ 0xd21f);
     let mut sim = Sim { world, clock, running: None, restoring: None, restores: 0, rng, reasons: Vec::new() };

@@ -148,10 +148,8 @@ impl World {
             What::Checkpoint(mode) if database.app_txn.is_none() && opens(database) => {
                 database.checkpoint(Who::App, mode, rng);
             }
-            What::BeginCopy { pages } if database.app_txn.is_none() && opens(database) => {
-                if database.begin_copy() {
-                    database.copy_some(pages.into());
-                }
+            What::BeginCopy { pages } if database.app_txn.is_none() && opens(database) && database.begin_copy() => {
+                database.copy_some(pages.into());
             }
             What::EndCopy => database.end_copy(),
             What::Close => database.app_closes(),

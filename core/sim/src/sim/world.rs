@@ -94,7 +94,7 @@ pub struct World {
 
 impl World {
     /// A new host with a small database, and an empty store.
-    pub fn new(schedule: &Schedule, traced: bool) -> Shared {
+    pub fn shared(schedule: &Schedule, traced: bool) -> Shared {
         let mut rng = Rng::new(schedule.seed ^ 0x0051_1e57);
         let page_size = page_size(rng.below(8) as u8);
         let pages = rng.between(1, 12) as u32;
