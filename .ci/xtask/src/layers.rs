@@ -261,7 +261,7 @@ mod tests {
     use super::*;
 
     fn names(source: &str, depth: usize) -> Vec<String> {
-        references(source, depth).into_iter().map(|(_, name)| name).collect()
+        references(source, depth).into_iter().map(|(_, name)| name.trim_end_matches("::").to_owned()).collect()
     }
 
     fn edges(list: &[(&str, &str)]) -> Edges {
@@ -286,12 +286,12 @@ mod tests {
     #[test]
     fn what_follows_a_test_module_counts() {
         let declared = "//! Doc.\n\n#[cfg(test)]\nmod tests;\n\nuse crate::fleet::Member;\n";
-        assert_eq!(references(declared, 1), [(6, "fleet".to_owned())]);
+        assert_eq!(references(declared, 1), [(6, "fleet::".to_owned())]);
         let texts = r###"let a = "}"; let b = '}'; let c = r#"" } "#; let d = '\''; let e: &'static str = "\"}";"###;
         let inside = format!(
             "#[cfg(test)]\nmod tests {{\n    use crate::auto::Handle;\n    fn f() {{ {texts} }}\n}}\nuse crate::ship::Ship;\n"
         );
-        assert_eq!(references(&inside, 1), [(6, "ship".to_owned())]);
+        assert_eq!(references(&inside, 1), [(6, "ship::".to_owned())]);
         let function = "#[cfg(test)]\nfn f() {}\nuse crate::ship::Ship;\n";
         assert_eq!(names(function, 1), ["ship"]);
     }
