@@ -206,7 +206,12 @@ impl Capture {
     fn recall(&mut self, record: &Record) -> Result<()> {
         self.shipped = record.shipped;
         self.database = record.database;
-        let Some(page_size) = self.ledger.page_size() else { return self.forget() };
+        let Some(page_size) = self.ledger.page_size() else {
+            self.forget()?;
+            // That the store had it is known all the same: its ids are taken whatever a listing says.
+            self.shipped = record.shipped;
+            return Ok(());
+        };
         self.position.page_size = Some(page_size);
         self.position.txid = self.ledger.durable();
         self.position.commit = self.ledger.pages();

@@ -86,6 +86,11 @@ pub(crate) fn reconcile(local: &LocalChain, remote: &RemoteChain) -> Result<Reco
     let after = local.newest.max(remote.newest);
     let start_over = |reason, snapshot| Ok(Reconciled::StartOver { after, reason, snapshot });
     if local.newest.is_zero() {
+        let acknowledged = local.shipped.map_or(Txid::ZERO, |shipped| shipped.txid());
+        if acknowledged > remote.newest {
+            let (after, reason) = (acknowledged, RebaseReason::RemoteBehind);
+            return Ok(Reconciled::StartOver { after, reason, snapshot: true });
+        }
         let reason = if remote.newest.is_zero() { RebaseReason::First } else { RebaseReason::NoLedger };
         return start_over(reason, !remote.whole);
     }
@@ -207,6 +212,13 @@ mod tests {
         let unknown = LocalChain::default();
         assert_eq!(start_over(&unknown, &nothing()), (0, RebaseReason::First, false));
         assert_eq!(start_over(&unknown, &remote(40, 1)), (40, RebaseReason::NoLedger, false));
+    }
+
+    #[test]
+    fn ids_that_had_arrived_are_not_given_again_when_only_that_is_known() {
+        let unknown = local(0, &[]);
+        assert_eq!(start_over(&unknown, &nothing()), (5, RebaseReason::RemoteBehind, true));
+        assert_eq!(start_over(&unknown, &remote(5, 100)), (5, RebaseReason::NoLedger, false));
     }
 
     #[test]

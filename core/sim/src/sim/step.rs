@@ -165,6 +165,8 @@ pub const PAGE_SIZES: [u32; 4] = [512, 1024, 512, 4096];
 #[derive(Clone, Copy)]
 enum Theme {
     Writing,
+    /// A writer that hardly pauses.
+    Load,
     Checkpoints,
     Downtime,
     Power,
@@ -180,6 +182,7 @@ impl Schedule {
         let mut rng = Rng::new(seed);
         let theme = rng.pick(&[
             Theme::Writing,
+            Theme::Load,
             Theme::Checkpoints,
             Theme::Checkpoints,
             Theme::Downtime,
@@ -189,11 +192,17 @@ impl Schedule {
             Theme::Disk,
             Theme::Everything,
         ]);
-        let count = rng.between(6, 44);
+        let count = if matches!(theme, Theme::Load) { rng.between(20, 150) } else { rng.between(6, 44) };
         // Some schedules are dense: much happens inside of the engine's calls. Others leave it time.
         let dense = rng.between(20, 95);
         let steps = (0..count).map(|_| {
-            let when = if rng.percent(dense) {
+            let when = if matches!(theme, Theme::Load) {
+                match rng.below(10) {
+                    0..=3 => When::Calls(rng.below(40) as u32),
+                    4..=6 => When::Calls(rng.below(5) as u32),
+                    _ => When::Millis(rng.below(30) as u32),
+                }
+            } else if rng.percent(dense) {
                 When::Calls(rng.below(24) as u32)
             } else {
                 let longest = rng.pick(&[5, 50, 500, 4000]);
@@ -207,16 +216,22 @@ impl Schedule {
 
 fn draw(theme: Theme, rng: &mut Rng) -> What {
     let special = match theme {
-        Theme::Writing => 15,
+        Theme::Writing | Theme::Load => 15,
         Theme::Everything => 60,
         _ => 45,
     };
     if !rng.percent(special) {
-        return ordinary(rng);
+        return match theme {
+            Theme::Load if rng.percent(90) => match rng.percent(80) {
+                true => commit(rng),
+                false => What::Burst { commits: rng.between(2, 20) as u8 },
+            },
+            _ => ordinary(rng),
+        };
     }
     match theme {
         Theme::Writing => downtime(rng),
-        Theme::Checkpoints => checkpoints(rng),
+        Theme::Checkpoints | Theme::Load => checkpoints(rng),
         Theme::Downtime => downtime(rng),
         Theme::Power => power(rng),
         Theme::Store => store(rng),
