@@ -58,13 +58,21 @@ impl Handle {
 
 #[pymethods]
 impl Handle {
-    /// Starts with these options.
+    /// Starts with these options. Events from the start on go over the bridge, marked with the subscriber's number.
     #[staticmethod]
-    fn start(py: Python<'_>, db: PathBuf, options: Pairs) -> PyResult<Self> {
+    fn start(py: Python<'_>, db: PathBuf, options: Pairs, subscriber: Option<u64>) -> PyResult<Self> {
         guarded(py, || {
             let db = path(db)?;
             let config = given(options)?;
-            Self::open(py, move || replicate::Handle::start(db, config))
+            Self::open(py, move || match subscriber {
+                None => replicate::Handle::start(db, config),
+                Some(number) => {
+                    let (handle, events) = replicate::Handle::start_with_events(db, config)?;
+                    note_start();
+                    bridge::forward_events(events, number)?;
+                    Ok(handle)
+                }
+            })
         })
     }
 
@@ -116,14 +124,6 @@ impl Handle {
     /// A subscription from now on.
     fn events(&self, py: Python<'_>) -> PyResult<Events> {
         guarded(py, || Ok(Events { inner: Mutex::new(self.engine()?.events()), home: self.home }))
-    }
-
-    /// Sends the events from now on to the bridge, marked with this number.
-    fn forward_events(&self, py: Python<'_>, subscriber: u64) -> PyResult<()> {
-        guarded(py, || {
-            bridge::forward_events(self.engine()?.events(), subscriber)?;
-            Ok(())
-        })
     }
 
     /// Ships what was committed and ends. In a forked child there is nothing to end.

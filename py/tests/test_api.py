@@ -233,6 +233,7 @@ def test_a_missing_database_is_restored_before_start_returns(db: Path, url: str,
     assert (seen[0].kind, seen[0].txid) == ("restored", replicate.ltx(url=url)[0].max_txid)
     assert events == [], "the callback was the first to listen"
     until(lambda: seen[-1].to_state == "stopped", "the callback hears of the end")
+    assert next(event for event in seen if event.kind == "state").from_state == "starting", "it heard of everything"
 
 
 def test_who_listens_first_hears_of_the_restore_too(db: Path, url: str, tmp_path: Path) -> None:

@@ -52,39 +52,59 @@ impl Handle {
     /// [`RestorePolicy::Never`]: crate::config::RestorePolicy::Never
     ///
     /// # Errors
-    /// [`Config`](ErrorKind::Config) for options and where they name no store, [`Unsupported`](ErrorKind::Unsupported) where the platform or
-    /// file system is not safe, [`Diverged`](ErrorKind::Diverged) for a replica that is in use for another
+    /// [`Config`](ErrorKind::Config) for options and where they name no store,
+    /// [`Unsupported`](ErrorKind::Unsupported) where the platform or file system is not safe, [`Diverged`](ErrorKind::Diverged) for a replica that is in use for another
     /// database of this process, and those of [`restore`](crate::restore()).
     pub fn start(path: impl AsRef<Path>, config: Config) -> Result<Self> {
         located(&config)?;
         Self::start_or_disabled(path, config)
     }
 
-    /// The same; a disabled handle where the options name no store.
+    /// [`start`](Self::start) with a subscription that begins before anything happens; from now on if the replicator
+    /// runs already.
+    ///
+    /// # Errors
+    /// Those of [`start`](Self::start).
+    pub fn start_with_events(path: impl AsRef<Path>, config: Config) -> Result<(Self, Events)> {
+        located(&config)?;
+        Self::open(path.as_ref(), config, true)
+    }
+
+    /// The same as [`start`](Self::start); a disabled handle where the options name no store.
     pub(super) fn start_or_disabled(path: impl AsRef<Path>, config: Config) -> Result<Self> {
+        Ok(Self::open(path.as_ref(), config, false)?.0)
+    }
+
+    fn open(path: &Path, config: Config, listen: bool) -> Result<(Self, Events)> {
+        let found = |handle: Self| {
+            let events = if listen { handle.events() } else { Events(None) };
+            Ok((handle, events))
+        };
         not_forked()?;
-        let path = absolute(path.as_ref())?;
+        let path = absolute(path)?;
         let pid = std::process::id();
         let Some(location) = &config.location else {
             tracing::debug!(db = %path.display(), "no store is configured, replication is disabled");
-            return Ok(Self { path, pid, shared: None });
+            return found(Self { path, pid, shared: None });
         };
         let mine = location.to_string();
         if let (Some(shared), _) = running(&path, &mine)? {
-            return Ok(Self { path, pid, shared: Some(shared) });
+            return found(Self { path, pid, shared: Some(shared) });
         }
         let env = environment()?;
         let store = open_store(location, &env)?;
         let restored = prepare(&path, &config, &store, &env)?;
         // Another thread may have been here meanwhile.
         let mut running = match running(&path, &mine)? {
-            (Some(shared), _) => return Ok(Self { path, pid, shared: Some(shared) }),
+            (Some(shared), _) => return found(Self { path, pid, shared: Some(shared) }),
             (None, register) => register,
         };
         let shared = Arc::new(Shared::new(&path, env.clock.clone()));
         if let Some(report) = restored {
-            shared.tell(&Event::Restored { txid: report.txid });
+            shared.set_restored(report.txid);
         }
+        // Before anything can happen.
+        let events = Events(listen.then(|| shared.subscribe()));
         let env = env.for_database(&path);
         let member = Member { env, config, store, shared: shared.clone(), watch: Arc::new(InotifyWatch::default()) };
         let task = runtime()?.spawn(member.run());
@@ -97,7 +117,7 @@ impl Handle {
             }
         });
         running.insert(path.clone(), Running { shared: shared.clone(), location: mine });
-        Ok(Self { path, pid, shared: Some(shared) })
+        Ok((Self { path, pid, shared: Some(shared) }, events))
     }
 
     /// Whether a store is configured. A disabled handle answers everything and does nothing.
@@ -149,8 +169,7 @@ impl Handle {
         }
     }
 
-    /// A subscription to the events from now on. The first one of a replicator also gets what happened since its
-    /// start, at most 64 events; more are counted.
+    /// A subscription to the events from now on. The first one also tells of a restore before the start.
     #[must_use]
     pub fn events(&self) -> Events {
         Events(self.shared.as_ref().filter(|_| self.pid == std::process::id()).map(|shared| shared.subscribe()))
@@ -271,6 +290,16 @@ impl Events {
 mod tests {
     use super::*;
     use crate::config::Options;
+
+    #[test]
+    fn a_subscription_made_by_the_start_hears_of_everything() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let config = Options::new().with(crate::ConfigKey::Url, "memory://listened").check().expect("fine");
+        let (handle, events) = Handle::start_with_events(folder.path().join("app.db"), config).expect("started");
+        handle.stop(Duration::from_secs(10)).expect("stopped");
+        let first = events.next(Duration::from_secs(10));
+        assert!(matches!(first, Some(Event::State { from: State::Starting, .. })), "{first:?}");
+    }
 
     #[test]
     fn a_start_that_names_no_place_is_refused() {

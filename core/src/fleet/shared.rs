@@ -18,9 +18,6 @@ use crate::event::{Event, State, StopReport, SyncStatus};
 /// Events kept for a subscriber that does not take them.
 const QUEUE: usize = 1024;
 
-/// Events kept from the start on for the first subscriber.
-const EARLY: usize = 64;
-
 /// The meeting place of one replicator.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -76,8 +73,8 @@ struct Inner {
     stop_request: u64,
     report: Option<StopReport>,
     subscribers: Vec<Weak<Queue>>,
-    /// What happened before there was a subscriber; `None` once there was one.
-    early: Option<QueueInner>,
+    /// What happened before anybody could subscribe; told to the first.
+    before: Option<Event>,
 }
 
 /// The events one subscriber has not taken yet.
@@ -160,7 +157,7 @@ impl Shared {
             stop_request: 0,
             report: None,
             subscribers: Vec::new(),
-            early: Some(QueueInner::default()),
+            before: None,
         };
         Self {
             path: path.to_owned(),
@@ -179,11 +176,13 @@ impl Shared {
         &self.path
     }
 
-    /// A subscription to the events from now on; the first one begins with the start.
+    /// A subscription to the events from now on.
     pub(crate) fn subscribe(&self) -> Arc<Queue> {
+        let queue = Arc::new(Queue::default());
         let mut inner = lock(&self.inner);
-        let early = Mutex::new(inner.early.take().unwrap_or_default());
-        let queue = Arc::new(Queue { inner: early, changed: Condvar::new() });
+        if let Some(event) = inner.before.take() {
+            queue.push(event);
+        }
         if inner.report.is_some() {
             queue.end();
         } else {
@@ -192,17 +191,17 @@ impl Shared {
         queue
     }
 
+    /// Has the first subscriber told that the database was restored before the start.
+    pub(crate) fn set_restored(&self, txid: Txid) {
+        lock(&self.inner).before = Some(Event::Restored { txid });
+    }
+
     /// Tells subscribers.
     pub(crate) fn tell(&self, event: &Event) {
         Self::tell_all(&mut lock(&self.inner), event);
     }
 
     fn tell_all(inner: &mut Inner, event: &Event) {
-        match &mut inner.early {
-            Some(early) if early.events.len() < EARLY => early.events.push_back(event.clone()),
-            Some(early) => early.dropped += 1,
-            None => {}
-        }
         inner.subscribers.retain(|queue| queue.upgrade().map(|queue| queue.push(event.clone())).is_some());
     }
 
@@ -586,38 +585,15 @@ mod tests {
     }
 
     #[test]
-    fn the_first_subscriber_hears_of_the_start_and_no_other() {
+    fn the_first_subscriber_hears_of_a_restore_before_the_start_and_no_other() {
         let shared = shared();
-        shared.tell(&Event::Restored { txid: Txid(7) });
+        shared.set_restored(Txid(7));
         shared.set_state(State::Streaming);
         let (first, second) = (shared.subscribe(), shared.subscribe());
-        shared.tell(&Event::Dropped { count: 0 });
+        shared.tell(&Event::Checkpointed { frames: 1, copied: 1 });
         let events = taken(&first);
-        assert!(
-            matches!(&events[..], [Event::Restored { txid: Txid(7) }, Event::State { .. }, Event::Dropped { .. }]),
-            "{events:?}"
-        );
+        assert!(matches!(&events[..], [Event::Restored { txid: Txid(7) }, Event::Checkpointed { .. }]), "{events:?}");
         assert_eq!(taken(&second).len(), 1);
-    }
-
-    #[test]
-    fn without_a_subscriber_few_events_are_kept_and_the_rest_counted() {
-        let shared = shared();
-        for n in 0..200 {
-            shared.set_state(if n % 2 == 0 { State::Stalled } else { State::Streaming });
-        }
-        let events = taken(&shared.subscribe());
-        assert_eq!(events.len(), EARLY + 1);
-        assert!(matches!(events.last(), Some(Event::Dropped { count: 136 })), "{:?}", events.last());
-    }
-
-    #[test]
-    fn what_happened_before_the_end_is_heard_after_it() {
-        let shared = shared();
-        shared.finish(None);
-        let queue = shared.subscribe();
-        assert!(matches!(&taken(&queue)[..], [Event::State { to: State::Stopped, .. }]));
-        assert!(queue.is_finished());
     }
 
     /// Counts warnings.

@@ -310,6 +310,11 @@ impl Ledger {
 
     /// Forgets everything.
     pub(crate) fn reset(&mut self) -> Result<()> {
+        if let Place::Temporary(_) = self.place {
+            // Or the next start takes it for the ledger of whatever has its id by then.
+            let wrap = |e| Error::disk("reset ledger", &self.path, e);
+            forget_temporary(&self.disk, &temporary_name(&self.path)).map_err(wrap)?;
+        }
         self.file = None;
         self.base = NOTHING;
         self.place = Place::Final;

@@ -74,7 +74,7 @@ class Replicator:
     def events(self) -> Events:
         """A subscription to the events from now on: an iterator that ends with the replicator.
 
-        The first one of a replicator begins with its start, and has at most 64 events from before this call.
+        The first one also tells of a database that was restored before the start.
         """
         return Events(self._native.events())
 
@@ -134,7 +134,7 @@ def auto_replicate(path: StrPath) -> Replicator:
     """
     _bridge.refresh_level()
     _warn_of_environment()
-    return _started(_native.Handle.auto(as_path(path)), None)
+    return _started(_native.Handle.auto(as_path(path)))
 
 
 def start(
@@ -152,15 +152,17 @@ def start(
     goes to :func:`threading.excepthook`. A second call on the same path returns the same replicator.
     """
     _bridge.refresh_level()
-    return _started(_native.Handle.start(as_path(path), pairs(url, options)), on_event)
+    chosen = pairs(url, options)
+    if on_event is None:
+        return _started(_native.Handle.start(as_path(path), chosen, None))
+    with _bridge.subscriber(on_event) as number:
+        return _started(_native.Handle.start(as_path(path), chosen, number))
 
 
-def _started(native: _native.Handle, on_event: Optional[Callable[[Event], object]]) -> Replicator:
+def _started(native: _native.Handle) -> Replicator:
     replicator = Replicator(native)
     if replicator.enabled:
         _bridge.start()
-    if on_event is not None:
-        _bridge.subscribe(native, on_event)
     return replicator
 
 

@@ -8,12 +8,13 @@ interpreter ends; before that (during a restore, say) waiting calls deliver log 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import itertools
 import logging
 import os
 import sys
 import threading
-from typing import TYPE_CHECKING, Callable, Optional
+from typing import TYPE_CHECKING, Callable, Iterator, Optional
 
 from . import _native
 from ._types import Event
@@ -55,15 +56,20 @@ def start() -> None:
             state.thread.start()
 
 
-def subscribe(handle: _native.Handle, callback: Callable[[Event], object]) -> None:
-    """Calls back for each event of this replicator, from the bridge thread."""
+@contextlib.contextmanager
+def subscriber(callback: Callable[[Event], object]) -> Iterator[int]:
+    """A number for events that are to be given to this callback, from the bridge thread; known before there are any.
+
+    If what is done with it fails, it is forgotten.
+    """
     start()
-    number = next(_state.numbers)
-    _state.subscribers[number] = callback
+    state = _state
+    number = next(state.numbers)
+    state.subscribers[number] = callback
     try:
-        handle.forward_events(number)
+        yield number
     except BaseException:
-        del _state.subscribers[number]
+        state.subscribers.pop(number, None)
         raise
 
 
