@@ -118,12 +118,12 @@ impl Handle {
         Ok(self.shared.as_ref())
     }
 
-    /// Returns when everything committed before the call has arrived at the store.
+    /// Returns when everything committed before the call, by any process, has arrived at the store. In state
+    /// [`Standby`](State::Standby) the process that replicates is asked, and the status is the one it had then.
     ///
     /// # Errors
     /// [`Timeout`](ErrorKind::Timeout), with the last failure as its cause: the upload goes on.
-    /// [`Busy`](ErrorKind::Busy) in state [`Standby`](State::Standby), [`Closed`](ErrorKind::Closed) after
-    /// [`stop`](Self::stop), and the error that has ended replication.
+    /// [`Closed`](ErrorKind::Closed) after [`stop`](Self::stop), and the error that has ended replication.
     pub fn sync(&self, timeout: Duration) -> Result<SyncStatus> {
         match self.shared()? {
             Some(shared) => shared.sync(timeout),
@@ -139,7 +139,11 @@ impl Handle {
         Ok(self.shared()?.map_or_else(disabled_status, |shared| shared.status()))
     }
 
-    /// Returns when the store has acknowledged this capture. Errors as for [`sync`](Self::sync).
+    /// Returns when the store has acknowledged this capture.
+    ///
+    /// # Errors
+    /// As for [`sync`](Self::sync), and [`Busy`](ErrorKind::Busy) in state [`Standby`](State::Standby): captures are
+    /// counted by the process that replicates.
     pub fn wait(&self, txid: Txid, timeout: Duration) -> Result<SyncStatus> {
         match self.shared()? {
             Some(shared) => shared.wait(txid, timeout),
