@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, State, StopReport, SyncStatus};
 use crate::fleet::{Member, Queue, Shared};
+use crate::restore::Cancel;
 
 /// A running replicator.
 ///
@@ -55,12 +56,21 @@ impl Handle {
     /// file system is not safe, [`Diverged`](ErrorKind::Diverged) for a replica that is in use for another
     /// database of this process, and those of [`restore`](crate::restore()).
     pub fn start(path: impl AsRef<Path>, config: Config) -> Result<Self> {
+        Self::start_with(path, config, &Cancel::new())
+    }
+
+    /// [`start`](Self::start) that another thread can end while it restores. A replicator that runs is not ended
+    /// by it.
+    ///
+    /// # Errors
+    /// Those of [`start`](Self::start), and [`Cancelled`](ErrorKind::Cancelled): nothing was started.
+    pub fn start_with(path: impl AsRef<Path>, config: Config, cancel: &Cancel) -> Result<Self> {
         located(&config)?;
-        Self::start_or_disabled(path, config)
+        Self::start_or_disabled(path, config, cancel)
     }
 
     /// The same; a disabled handle where the options name no store.
-    pub(super) fn start_or_disabled(path: impl AsRef<Path>, config: Config) -> Result<Self> {
+    pub(super) fn start_or_disabled(path: impl AsRef<Path>, config: Config, cancel: &Cancel) -> Result<Self> {
         not_forked()?;
         let path = absolute(path.as_ref())?;
         let pid = std::process::id();
@@ -73,8 +83,9 @@ impl Handle {
         }
         let env = environment()?;
         let store = open_store(location, &env)?;
-        let restored = prepare(&path, &config, &store, &env)?;
+        let restored = prepare(&path, &config, &store, &env, cancel)?;
         let mut running = register();
+        cancel.check()?;
         let mine = location.to_string();
         if let Some(other) = running.get(&path).filter(|other| !other.shared.is_finished()) {
             return Ok(Self { path, pid, shared: Some(other.shared.clone()) });
@@ -272,7 +283,7 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::Config);
         assert!(error.hint().is_some_and(|hint| hint.contains("REPLICATE_URL")), "{error}");
 
-        let disabled = Handle::start_or_disabled(&path, config).expect("disabled");
+        let disabled = Handle::start_or_disabled(&path, config, &Cancel::new()).expect("disabled");
         assert!(!disabled.is_enabled());
         let patience = Duration::from_secs(1);
         let answers = [disabled.sync(patience), disabled.wait(Txid(7), patience), disabled.sync_status()];

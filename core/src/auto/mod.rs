@@ -33,10 +33,18 @@ pub use self::handle::{Events, Handle};
 /// # Errors
 /// Those of [`Handle::start`]; a bad value is an error, never a default.
 pub fn auto_replicate(path: impl AsRef<Path>) -> Result<Handle> {
+    auto_replicate_with(path, &Cancel::new())
+}
+
+/// [`auto_replicate`] that another thread can end while it restores.
+///
+/// # Errors
+/// Those of [`Handle::start_with`].
+pub fn auto_replicate_with(path: impl AsRef<Path>, cancel: &Cancel) -> Result<Handle> {
     for complaint in environment_complaints() {
         tracing::warn!("{complaint}");
     }
-    Handle::start_or_disabled(path, Options::from_env().0.check()?)
+    Handle::start_or_disabled(path, Options::from_env().0.check()?, cancel)
 }
 
 /// What is odd about the environment's options without being an error.
@@ -81,14 +89,14 @@ pub fn restore(
 
 /// Restores the newest state if the database does not exist; whether it did. No backup is not an error: then
 /// there is nothing to restore and the answer is `false`. Safe when several threads and processes call it at
-/// once: one restores, the others wait.
+/// once: one restores, the others wait. `cancel` ends it from another thread; nothing is left behind then.
 ///
 /// # Errors
 /// Those of [`restore`], except that an existing database and an empty replica are none.
-pub fn ensure_exists(path: impl AsRef<Path>, config: &Config) -> Result<bool> {
+pub fn ensure_exists(path: impl AsRef<Path>, config: &Config, cancel: &Cancel) -> Result<bool> {
     let env = environment()?;
     let store = open_store(located(config)?, &env)?;
-    Ok(restore_missing(path.as_ref(), &store, &env)?.is_some())
+    Ok(restore_missing(path.as_ref(), &store, &env, cancel)?.is_some())
 }
 
 /// The files of a replica, by level and id.
@@ -142,7 +150,13 @@ fn open_store(location: &StoreLocation, env: &RealEnv) -> Result<LtxStore> {
 }
 
 /// What must be right before replication starts; tells of a database that was missing and is restored now.
-fn prepare(path: &Path, config: &Config, store: &LtxStore, env: &RealEnv) -> Result<Option<RestoreReport>> {
+fn prepare(
+    path: &Path,
+    config: &Config,
+    store: &LtxStore,
+    env: &RealEnv,
+    cancel: &Cancel,
+) -> Result<Option<RestoreReport>> {
     restore::tidy(env.disk.as_ref(), path);
     let wrap = |e| Error::disk("look at the database", path, e);
     let there = env.disk.stat(path).map_err(wrap)?.is_some_and(|entry| entry.len > 0);
@@ -158,14 +172,14 @@ fn prepare(path: &Path, config: &Config, store: &LtxStore, env: &RealEnv) -> Res
     if config.restore == RestorePolicy::Never {
         return Ok(None);
     }
-    let restored = restore_missing(path, store, env)?;
+    let restored = restore_missing(path, store, env, cancel)?;
     if let Some(report) = &restored {
         tracing::info!(db = %path.display(), txid = %report.txid, "restored the missing database");
     }
     Ok(restored)
 }
 
-fn restore_missing(path: &Path, store: &LtxStore, env: &RealEnv) -> Result<Option<RestoreReport>> {
-    let (path, store, env) = (path.to_owned(), store.clone(), restore_env(env));
-    runtime::block_on(async move { restore::ensure_exists(&store, &path, &env).await }, || ())?
+fn restore_missing(path: &Path, store: &LtxStore, env: &RealEnv, cancel: &Cancel) -> Result<Option<RestoreReport>> {
+    let (path, store, env, cancel) = (path.to_owned(), store.clone(), restore_env(env), cancel.clone());
+    runtime::block_on(async move { restore::ensure_exists(&store, &path, &env, &cancel).await }, || ())?
 }

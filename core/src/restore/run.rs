@@ -277,9 +277,7 @@ impl Meter<'_> {
 async fn cancellable<T>(clock: &dyn Clock, cancel: &Cancel, work: impl Future<Output = Result<T>>) -> Result<T> {
     let mut work = pin!(work);
     loop {
-        if cancel.is_cancelled() {
-            return Err(Error::new(ErrorKind::Cancelled, "the restore was cancelled"));
-        }
+        cancel.check()?;
         tokio::select! {
             biased;
             done = &mut work => return done,

@@ -142,7 +142,7 @@ fn a_restore_killed_before_it_replaces_loses_nothing_of_the_old_database() {
     let old = dead.path().join("made.db");
     assert!(!with_suffix(&old, "-wal").exists(), "killed after the log was moved: {:?}", names(dead.path()));
     let (store, _) = busy_model(512).store();
-    let found = block_on(ensure_exists(&store, &old, &env(Blocking::Pool))).expect("there");
+    let found = block_on(ensure_exists(&store, &old, &env(Blocking::Pool), &Cancel::new())).expect("there");
     assert!(found.is_none());
     assert_eq!(names(dead.path()), ["made.db", "made.db-wal"]);
     assert_eq!(rows(&old), 20);
