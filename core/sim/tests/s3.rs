@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use replicate::blob::{BlobError, BlobStore, BodySource, ObjectKey, PutMode, PutOptions, S3Store};
 use replicate::config::S3Location;
-use replicate::{Error, ErrorKind};
+use replicate::{Cancel, ConfigKey, Error, ErrorKind, Handle, Options, RestoreOptions};
 use replicate_sim::loopback::{LoopbackS3, Refusal};
 use replicate_sim::servers::{ACCESS_KEY, SECRET_KEY, TlsFiles, VersityGw, free_port, location};
 
@@ -100,6 +100,37 @@ async fn a_missing_bucket_is_a_mistake_of_the_configuration() {
             assert!(error.to_string().contains("NoSuchBucket"), "{error}");
             assert!(error.hint().is_some_and(|h| h.contains("bucket")), "{error}");
         }
+    }
+}
+
+#[test]
+fn a_missing_bucket_is_never_a_replica_without_backup() {
+    let (ours, real) = (server(), VersityGw::start());
+    ours.s3.create_bucket("bkt").expect("made");
+    real.create_bucket("bkt");
+    for endpoint in [ours.s3.endpoint(), real.endpoint()] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let database = folder.path().join("app.db");
+        let config = |bucket: &str| {
+            let options = Options::new()
+                .with(ConfigKey::Url, format!("s3://{bucket}/p?endpoint={endpoint}"))
+                .with(ConfigKey::AccessKey, ACCESS_KEY)
+                .with(ConfigKey::SecretKey, SECRET_KEY);
+            options.check().expect("fine")
+        };
+        let missing = config("nobody");
+        let restored = replicate::ensure_exists(&database, &missing, &Cancel::new());
+        let started = Handle::start(&database, missing.clone());
+        let option = RestoreOptions::new(&database);
+        let asked = replicate::restore(&option, &missing, &Cancel::new(), &mut |_| ());
+        for error in [restored.map(drop).err(), started.map(drop).err(), asked.map(drop).err()] {
+            let error = error.expect("refused");
+            assert_eq!(error.kind(), ErrorKind::Config, "{error}");
+            assert!(error.to_string().contains("bucket=nobody") && error.hint().is_some(), "{error}");
+        }
+        // A bucket that exists, with nothing below the prefix, has no backup.
+        let restored = replicate::ensure_exists(&database, &config("bkt"), &Cancel::new());
+        assert!(!restored.expect("asked") && !database.exists());
     }
 }
 
