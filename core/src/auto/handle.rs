@@ -11,6 +11,7 @@ use super::runtime::{forked_error, not_forked, runtime};
 use super::{environment, located, open_store, prepare};
 use crate::capture::InotifyWatch;
 use crate::config::Config;
+use crate::disk::{Disk, RealDisk};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, State, StopReport, SyncStatus};
 use crate::fleet::{Member, Queue, Shared};
@@ -228,11 +229,11 @@ fn absolute(path: &Path) -> Result<PathBuf> {
         return Err(wrong("SQLite keeps names with this ending for itself"));
     }
     let absolute = std::path::absolute(path).map_err(|e| wrong(&e.to_string()))?;
-    // SQLite follows links to the file and keeps WAL and locks beside that; so do we, or one database would have
-    // two state folders.
-    let parent = absolute.parent().unwrap_or(&absolute);
-    let absolute =
-        absolute.canonicalize().or_else(|_| parent.canonicalize().map(|parent| parent.join(name))).unwrap_or(absolute);
+    // SQLite follows links to the file, also where there is none yet, and keeps WAL and locks beside it; so do we, or
+    // one database would have two state folders.
+    let absolute = RealDisk.resolve(&absolute).map_err(|e| wrong(&e.to_string()))?;
+    let (parent, name) = (absolute.parent().unwrap_or(&absolute), absolute.file_name().unwrap_or(name));
+    let absolute = parent.canonicalize().map(|parent| parent.join(name)).unwrap_or(absolute);
     if absolute.is_dir() {
         return Err(wrong("it is a folder"));
     }

@@ -7,7 +7,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::run::{RestoreEnv, run};
+use super::run::{RestoreEnv, resolve, run};
 use super::scratch::tidy;
 use super::{Cancel, RestoreOptions, RestoreReport};
 use crate::disk::DiskLock;
@@ -26,7 +26,8 @@ pub(crate) async fn ensure_exists(
     env: &RestoreEnv,
     cancel: &Cancel,
 ) -> Result<Option<RestoreReport>> {
-    let (disk, at) = (env.disk.clone(), path.to_path_buf());
+    let path = &resolve(path, env).await?;
+    let (disk, at) = (env.disk.clone(), path.clone());
     env.blocking.run(move || tidy(disk.as_ref(), &at)).await;
     if file_len(path, env).await?.is_some_and(|len| len > 0) {
         return Ok(None);

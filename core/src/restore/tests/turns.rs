@@ -130,6 +130,18 @@ fn an_existing_database_is_left_alone_and_an_empty_file_is_filled() {
 }
 
 #[test]
+fn a_link_that_leads_nowhere_is_a_missing_database() {
+    let (folder, path, bytes) = missing_database();
+    let link = folder.path().join("link.db");
+    std::os::unix::fs::symlink(&path, &link).expect("linked");
+    let store = file_store(folder.path());
+    block_on(ensure_exists(&store, &link, &env(Blocking::Pool))).expect("fine").expect("restored");
+    assert!(std::fs::read(&path).expect("where SQLite would make it") == bytes);
+    assert!(block_on(ensure_exists(&store, &link, &env(Blocking::Pool))).expect("fine").is_none());
+    assert_eq!(names(folder.path()), [".app.db-replicate", "app.db", "link.db", "replica"]);
+}
+
+#[test]
 fn no_backup_is_none_but_a_store_that_fails_and_a_broken_replica_are_errors() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("app.db");
