@@ -334,6 +334,45 @@ async fn an_upload_that_an_outage_has_interrupted_goes_on_with_what_has_arrived(
 }
 
 #[tokio::test]
+async fn uploads_that_were_abandoned_a_day_ago_are_aborted_and_no_others() {
+    let server = server();
+    let begin = |prefix: &'static str, name: &'static str| {
+        let store = Arc::new(store(server.s3.location("bkt", prefix)));
+        let uploads = server.s3.requests("UploadPart");
+        let put = tokio::spawn(async move {
+            store.put(&key(name), Arc::new(Stuck { fails: false }), options(PutMode::Overwrite)).await
+        });
+        (put, uploads)
+    };
+    let mut stuck = Vec::new();
+    // A killed process aborts nothing, so these are not dropped before the end.
+    for (prefix, name) in [("p", "a/1"), ("p", "a/2"), ("p", "b/1"), ("p2", "a/1")] {
+        let (put, before) = begin(prefix, name);
+        until("the upload has begun", || server.s3.requests("UploadPart") >= before + 2).await;
+        stuck.push(put);
+    }
+    let two_days_ago = std::time::SystemTime::now() - Duration::from_secs(2 * 86_400);
+    let uploads = server._root.path().join(".uploads");
+    for entry in std::fs::read_dir(uploads).expect("listed") {
+        let info = entry.expect("listed").path().join("info");
+        if !std::fs::read_to_string(&info).expect("readable").contains("a/2") {
+            std::fs::File::options().write(true).open(info).expect("open").set_modified(two_days_ago).expect("set");
+        }
+    }
+    let store = store(server.s3.location("bkt", "p"));
+    for name in ["a/3", "a/4"] {
+        put(&store, name, vec![1; 9 << 20], PutMode::Overwrite).await.expect("put");
+    }
+    assert_eq!(server.s3.requests("AbortMultipartUpload"), 1, "that of the same folder that is old");
+    assert_eq!(server.s3.open_uploads().expect("listed"), 3);
+    put(&store, "b/2", vec![1; 9 << 20], PutMode::Overwrite).await.expect("put");
+    assert_eq!(server.s3.open_uploads().expect("listed"), 2);
+    server.s3.refuse(Refusal::AccessDenied, Some("ListMultipartUploads"), None);
+    put(&store, "c/1", vec![1; 9 << 20], PutMode::Overwrite).await.expect("who may not list them, too");
+    stuck.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test]
 async fn a_store_that_ignores_conditions_is_found_out_before_it_is_relied_on() {
     let server = server();
     server.s3.ignore_conditions();

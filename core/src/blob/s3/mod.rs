@@ -15,7 +15,9 @@ mod list;
 mod provider;
 mod put;
 mod stamp;
+mod sweep;
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -58,6 +60,8 @@ pub struct S3Store {
     conditional: OnceCell<bool>,
     /// The last upload in parts, if an outage has interrupted it.
     interrupted: Mutex<Option<put::Interrupted>>,
+    /// Folders in which abandoned uploads were looked for, and when.
+    swept: Mutex<HashMap<String, Duration>>,
     clock: SystemClock,
 }
 
@@ -73,6 +77,7 @@ impl S3Store {
             client: OnceCell::new(),
             conditional: OnceCell::new(),
             interrupted: Mutex::default(),
+            swept: Mutex::default(),
             clock: SystemClock::new(),
         })
     }
