@@ -134,6 +134,41 @@ fn a_missing_bucket_is_never_a_replica_without_backup() {
     }
 }
 
+#[test]
+fn a_replica_below_a_dot_or_an_empty_name_is_found_where_the_prefix_is_empty() {
+    for (bucket, spelling) in [("dot", "."), ("none", "")] {
+        let server = server();
+        server.s3.create_bucket(bucket).expect("made");
+        let folder = tempfile::tempdir().expect("a folder");
+        let (database, copy) = (folder.path().join("app.db"), folder.path().join("copy.db"));
+        let app = rusqlite::Connection::open(&database).expect("opens");
+        app.execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE t (n); INSERT INTO t VALUES (7)").expect("sql");
+        let config = |prefix: &str| {
+            let options = Options::new()
+                .with(ConfigKey::Url, format!("s3://{bucket}/{prefix}?endpoint={}", server.s3.endpoint()))
+                .with(ConfigKey::AccessKey, ACCESS_KEY)
+                .with(ConfigKey::SecretKey, SECRET_KEY);
+            options.check().expect("fine")
+        };
+        let handle = Handle::start(&database, config("elsewhere")).expect("started");
+        handle.sync(Duration::from_secs(20)).expect("stored");
+        handle.stop(Duration::from_secs(20)).expect("stopped");
+        // The loopback server keeps each segment of a key as a folder, `.` and the empty one by names of their own.
+        let escaped = if spelling.is_empty() { "%" } else { "%2E" };
+        let root = server._root.path().join(bucket);
+        std::fs::rename(root.join("elsewhere"), root.join(escaped)).expect("renamed");
+
+        assert_eq!(replicate::list(&config("")).expect("listed").len(), 1);
+        assert!(replicate::ensure_exists(&copy, &config(""), &Cancel::new()).expect("restored"));
+        let restored = rusqlite::Connection::open(&copy).expect("opens");
+        let row: u32 = restored.query_row("SELECT n FROM t", [], |row| row.get(0)).expect("sql");
+        assert_eq!(row, 7);
+        let again = RestoreOptions::new(folder.path().join("again.db"));
+        replicate::restore(&again, &config(""), &Cancel::new(), &mut |_| ()).expect("restored");
+        assert!(replicate::list(&config("other")).expect("listed").is_empty(), "only where the prefix is empty");
+    }
+}
+
 #[tokio::test]
 async fn a_killed_server_is_unavailable_and_back_after_its_restart() {
     let mut server = VersityGw::start();
@@ -532,6 +567,34 @@ async fn child_over_https() {
     let error = error(result);
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
     assert!(error.hint().is_some_and(|h| h.contains("AWS_CA_BUNDLE")), "{error}");
+}
+
+#[test]
+fn a_url_that_names_only_a_bucket_goes_where_the_variables_of_aws_tools_say() {
+    let server = server();
+    server.s3.create_bucket("bkt").expect("a bucket");
+    let endpoint = server.s3.endpoint();
+    for name in ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"] {
+        child(
+            "child_without_endpoint",
+            &[
+                (name, &endpoint),
+                ("AWS_ACCESS_KEY_ID", ACCESS_KEY),
+                ("AWS_SECRET_ACCESS_KEY", SECRET_KEY),
+                ("EXPECTED", "works"),
+            ],
+        );
+    }
+    assert!(server.s3.requests("ListObjectsV2") > 0);
+}
+
+#[test]
+fn child_without_endpoint() {
+    if variable("EXPECTED").is_none() {
+        return;
+    }
+    let config = Options::new().with(ConfigKey::Url, "s3://bkt/p").check().expect("fine");
+    assert!(replicate::list(&config).expect("listed").is_empty());
 }
 
 #[test]

@@ -84,7 +84,7 @@ impl Handle {
         }
         let env = environment()?;
         let store = open_store(location, &env)?;
-        let restored = prepare(&path, &config, &store, &env, cancel)?;
+        let restored = prepare(&path, &config, location, &env, cancel)?;
         let mut running = register();
         cancel.check()?;
         let mine = location.to_string();

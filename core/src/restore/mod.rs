@@ -31,7 +31,7 @@ use crate::error::{Error, ErrorKind, Result};
 
 pub(crate) use self::ensure::ensure_exists;
 pub(crate) use self::plan::is_restorable;
-pub(crate) use self::run::{RestoreEnv, run};
+pub(crate) use self::run::{RestoreEnv, cancellable, run};
 pub(crate) use self::scratch::tidy;
 
 /// Which state to restore.

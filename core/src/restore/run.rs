@@ -283,7 +283,11 @@ impl Meter<'_> {
 }
 
 /// The result of `work`, unless it is cancelled before; then `work` is dropped.
-async fn cancellable<T>(clock: &dyn Clock, cancel: &Cancel, work: impl Future<Output = Result<T>>) -> Result<T> {
+pub(crate) async fn cancellable<T>(
+    clock: &dyn Clock,
+    cancel: &Cancel,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
     let mut work = pin!(work);
     loop {
         cancel.check()?;
