@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use replicate_format::Txid;
 
-use super::runtime::{forked_error, not_forked, runtime};
+use super::runtime::{not_forked, runtime};
 use super::{environment, located, open_store, prepare};
 use crate::capture::InotifyWatch;
 use crate::config::Config;
@@ -16,6 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, State, StopReport, SyncStatus};
 use crate::fleet::{Member, Queue, Shared};
 use crate::restore::Cancel;
+use crate::sqlite::refuse_companions;
 
 /// A running replicator.
 ///
@@ -125,7 +126,7 @@ impl Handle {
     /// The replicator, unless this process was forked after it had started.
     fn shared(&self) -> Result<Option<&Arc<Shared>>> {
         if self.pid != std::process::id() {
-            return Err(forked_error());
+            return Err(Error::forked());
         }
         Ok(self.shared.as_ref())
     }
@@ -224,10 +225,7 @@ fn running(path: &Path, location: &str) -> Result<Option<Arc<Shared>>> {
 fn absolute(path: &Path) -> Result<PathBuf> {
     let wrong = |why: &str| Error::new(ErrorKind::Config, format!("database path {}: {why}", path.display()));
     let name = path.file_name().ok_or_else(|| wrong("it names no file"))?;
-    let reserved = ["-wal", "-shm", "-journal"];
-    if reserved.iter().any(|suffix| name.to_string_lossy().ends_with(suffix)) {
-        return Err(wrong("SQLite keeps names with this ending for itself"));
-    }
+    refuse_companions(path)?;
     let absolute = std::path::absolute(path).map_err(|e| wrong(&e.to_string()))?;
     // SQLite follows links to the file, also where there is none yet, and keeps WAL and locks beside it; so do we, or
     // one database would have two state folders.
