@@ -40,7 +40,7 @@ pub(crate) struct RestoreEnv {
 const CANCEL_POLL: Duration = Duration::from_millis(50);
 
 /// Bytes handed to the page writer at once.
-const FEED: usize = 4 << 20;
+const FEED: usize = 2 << 20;
 
 /// Restores a database. `progress` is called in this task, with rising figures; the last ones are equal. An output
 /// that is a link stands for the file it leads to, whether there is one or not.
