@@ -59,6 +59,10 @@ pub trait Disk: fmt::Debug + Send + Sync {
     fn create_dir_all(&self, path: &Path) -> io::Result<()>;
     /// Creates or truncates a file, mode 0600.
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
+    /// The same with the mode that SQLite gives a database: 0644 less the umask.
+    fn create_database(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        self.create(path)
+    }
     /// Opens a file for reading.
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
     /// Opens a file for reading and writing, creating it (mode 0600) if it is missing.
@@ -73,8 +77,17 @@ pub trait Disk: fmt::Debug + Send + Sync {
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
     /// The entries of a folder, in no order; empty if the folder is missing.
     fn list(&self, path: &Path) -> io::Result<Vec<DiskEntry>>;
-    /// What a path names; `None` if nothing.
+    /// What a path names; `None` if nothing. A link is itself, not what it leads to: see [`resolve`](Self::resolve).
     fn stat(&self, path: &Path) -> io::Result<Option<DiskEntry>>;
+    /// Where a path leads if its last part is a link, or a link to a link; the file need not exist. SQLite follows
+    /// links to a database in the same way, and makes the file there. A disk without links has nothing to do.
+    fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
+        Ok(path.to_owned())
+    }
+    /// Gives a file the access rights of another, and, if the system lets us, its owner.
+    fn copy_access(&self, _from: &Path, _to: &Path) -> io::Result<()> {
+        Ok(())
+    }
     /// Sets a file's modification time (a file replica keeps timestamps there).
     fn set_modified(&self, path: &Path, time: Timestamp) -> io::Result<()>;
     /// Bytes that an ordinary user can still write.
@@ -143,6 +156,9 @@ pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     name.push(suffix);
     name.into()
 }
+
+/// Links that are followed from one path, as many as the kernel does.
+const MOST_LINKS: usize = 40;
 
 /// The real file system.
 #[derive(Clone, Copy, Debug, Default)]
@@ -220,6 +236,13 @@ impl Disk for RealDisk {
         Ok(Box::new(RealFile(options.open(path)?)))
     }
 
+    fn create_database(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        use std::os::unix::fs::OpenOptionsExt;
+        let mut options = std::fs::OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(true).mode(0o644);
+        Ok(Box::new(RealFile(options.open(path)?)))
+    }
+
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
         Ok(Box::new(RealFile(std::fs::File::open(path)?)))
     }
@@ -293,6 +316,29 @@ impl Disk for RealDisk {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e),
         }
+    }
+
+    fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
+        let mut at = path.to_owned();
+        for _ in 0..MOST_LINKS {
+            match std::fs::read_link(&at) {
+                Ok(to) => at = at.parent().unwrap_or(Path::new("")).join(to),
+                // Not a link, or nothing.
+                Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::NotFound) => return Ok(at),
+                Err(e) => return Err(e),
+            }
+        }
+        Err(rustix::io::Errno::LOOP.into())
+    }
+
+    fn copy_access(&self, from: &Path, to: &Path) -> io::Result<()> {
+        use std::os::unix::fs::MetadataExt;
+        let (old, new) = (std::fs::metadata(from)?, std::fs::metadata(to)?);
+        if (old.uid(), old.gid()) != (new.uid(), new.gid()) {
+            // Only root can; for anybody else the file is his own, as after any copy.
+            let _ = std::os::unix::fs::chown(to, Some(old.uid()), Some(old.gid()));
+        }
+        std::fs::set_permissions(to, old.permissions())
     }
 
     fn set_modified(&self, path: &Path, time: Timestamp) -> io::Result<()> {

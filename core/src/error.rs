@@ -161,6 +161,14 @@ impl Error {
         }
     }
 
+    /// What calls answer in a process that was forked from one that replicates.
+    #[must_use]
+    pub fn forked() -> Self {
+        Self::new(ErrorKind::Forked, "this process was forked after replication had started").with_hint(
+            "start replication in the child itself, after the fork (post-fork hook), or use spawn instead of fork",
+        )
+    }
+
     /// A defect of this library.
     pub fn internal(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(ErrorKind::Internal, message)

@@ -42,7 +42,7 @@ pub mod embed {
     }
 }
 
-pub use auto::{Events, Handle, auto_replicate, ensure_exists, list, restore};
+pub use auto::{Events, Handle, auto_replicate, auto_replicate_with, ensure_exists, list, restore};
 pub use clock::Timestamp;
 pub use config::{Config, ConfigKey, Options};
 pub use error::{Error, ErrorKind, Result};

@@ -80,7 +80,7 @@ fn what_another_host_stored_under_our_ids_is_not_taken_for_ours() {
     // The other host takes over, with what had arrived.
     let there = tempfile::tempdir().unwrap();
     let database = there.path().join("app.db");
-    replicate::ensure_exists(&database, &lab.config()).unwrap();
+    replicate::ensure_exists(&database, &lab.config(), &replicate::Cancel::new()).unwrap();
     let other = Connection::open(&database).unwrap();
     other.execute_batch("PRAGMA journal_mode=WAL").unwrap();
     let handle = Handle::start(&database, lab.config()).unwrap();
@@ -291,14 +291,14 @@ fn a_replica_that_has_vanished_is_not_taken_for_one_that_never_was() {
     let mounted = lab.folder.path().join("mounted");
     std::fs::rename(&lab.replica, &mounted).unwrap();
     for error in [
-        replicate::ensure_exists(&lab.database, &lab.config()).unwrap_err(),
+        replicate::ensure_exists(&lab.database, &lab.config(), &replicate::Cancel::new()).unwrap_err(),
         Handle::start(&lab.database, lab.config()).unwrap_err(),
     ] {
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
     }
     assert!(!lab.database.exists() && !lab.replica.exists());
     std::fs::rename(&mounted, &lab.replica).unwrap();
-    assert!(replicate::ensure_exists(&lab.database, &lab.config()).unwrap());
+    assert!(replicate::ensure_exists(&lab.database, &lab.config(), &replicate::Cancel::new()).unwrap());
 }
 
 #[test]

@@ -310,6 +310,19 @@ fn a_link_to_a_database_is_the_same_database() {
 }
 
 #[test]
+fn a_link_to_a_missing_database_is_the_database_that_sqlite_makes_there() {
+    let lab = Lab::new();
+    let link = lab.folder.path().join("link.db");
+    std::os::unix::fs::symlink("app.db", &link).unwrap();
+    let handle = replicate::Handle::start(&link, lab.config()).unwrap();
+    let app = lab.create(4096);
+    assert_eq!(handle.path().file_name(), lab.database.file_name());
+    handle.sync(SOON).unwrap();
+    lab.assert_restores(&app);
+    handle.stop(SOON).unwrap();
+}
+
+#[test]
 fn after_a_stop_the_database_file_is_whole_without_its_wal() {
     let lab = Lab::new();
     let app = lab.create(4096);

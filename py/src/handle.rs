@@ -6,12 +6,13 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use pyo3::prelude::*;
+use replicate::Cancel;
 
 use crate::convert::{EventParts, StatusParts, StopParts, event, status, stop};
 use crate::failure::{Outcome, guarded};
 use crate::options::{Pairs, given, parse_txid, path};
 use crate::process::{Home, note_start};
-use crate::wait::{SLICE, attend, blocking, timeout};
+use crate::wait::{SLICE, attend, blocking, cancellable, timeout};
 use crate::{bridge, isolation};
 
 /// A replicator.
@@ -35,12 +36,12 @@ impl Drop for Handle {
 impl Handle {
     fn open(
         py: Python<'_>,
-        start: impl FnOnce() -> replicate::Result<replicate::Handle> + Send + 'static,
+        start: impl FnOnce(&Cancel) -> replicate::Result<replicate::Handle> + Send + 'static,
     ) -> Outcome<Self> {
         isolation()?;
         let home = Home::here();
-        let inner = blocking(py, move || {
-            let handle = start()?;
+        let inner = cancellable(py, move |cancel| {
+            let handle = start(cancel)?;
             if handle.is_enabled() {
                 note_start();
             }
@@ -64,10 +65,10 @@ impl Handle {
         guarded(py, || {
             let db = path(db)?;
             let config = given(options)?;
-            Self::open(py, move || match subscriber {
-                None => replicate::Handle::start(db, config),
+            Self::open(py, move |cancel| match subscriber {
+                None => replicate::Handle::start_with(db, config, cancel),
                 Some(number) => {
-                    let (handle, events) = replicate::Handle::start_with_events(db, config)?;
+                    let (handle, events) = replicate::Handle::start_with_events(db, config, cancel)?;
                     note_start();
                     bridge::forward_events(events, number)?;
                     Ok(handle)
@@ -81,7 +82,7 @@ impl Handle {
     fn auto(py: Python<'_>, db: PathBuf) -> PyResult<Self> {
         guarded(py, || {
             let db = path(db)?;
-            Self::open(py, move || replicate::auto_replicate(db))
+            Self::open(py, move |cancel| replicate::auto_replicate_with(db, cancel))
         })
     }
 

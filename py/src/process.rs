@@ -24,11 +24,7 @@ impl Home {
 
     /// An error in every other process.
     pub(crate) fn check(self) -> Result<()> {
-        if self.is_here() {
-            return Ok(());
-        }
-        Err(Error::new(ErrorKind::Forked, "this process was forked after replication had started")
-            .with_hint("start replication in the child itself, after the fork, or use the start method \"spawn\""))
+        if self.is_here() { Ok(()) } else { Err(Error::forked()) }
     }
 }
 

@@ -11,7 +11,7 @@ use crate::convert::{LtxParts, RestoreParts, check, ltx, restored};
 use crate::failure::{Failure, Outcome, guarded};
 use crate::isolation;
 use crate::options::{Pairs, given_or_environment, parse_txid, path};
-use crate::wait::{Work, attend, blocking, timeout};
+use crate::wait::{Work, attend, blocking, cancellable, timeout};
 
 /// Restores a database.
 #[pyfunction]
@@ -94,19 +94,10 @@ impl Run {
             Some(now) => tell(now),
             None => Ok(()),
         };
-        let waited = self
-            .work
-            .wait(py, |_| if crate::clock().monotonic() < deadline { tell_newest() } else { Err(too_late().into()) });
-        let (failure, work) = match waited {
-            Ok(Ok(report)) => return tell_newest().map(|()| report),
-            Ok(Err(failure)) => return Err(failure),
-            Err(early) => early,
-        };
-        self.cancel.cancel();
-        match work.wait(py, |_| Ok(())) {
-            Ok(_) => Err(failure),
-            Err((second, _)) => Err(second),
-        }
+        let mut between = || if crate::clock().monotonic() < deadline { tell_newest() } else { Err(too_late().into()) };
+        let report = self.work.wait_or_cancel(py, &self.cancel, |_| between())?;
+        tell_newest()?;
+        Ok(report)
     }
 }
 
@@ -121,7 +112,7 @@ pub(crate) fn ensure_exists(py: Python<'_>, db: PathBuf, options: Pairs) -> PyRe
         let db = path(db)?;
         let config = given_or_environment(options)?;
         isolation()?;
-        let done = blocking(py, move || replicate::ensure_exists(db, &config))?;
+        let done = cancellable(py, move |cancel| replicate::ensure_exists(db, &config, cancel))?;
         attend(py)?;
         Ok(done)
     })

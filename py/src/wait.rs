@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
 use pyo3::prelude::*;
-use replicate::{Error, ErrorKind, Result};
+use replicate::{Cancel, Error, ErrorKind, Result};
 
 use crate::failure::{Failure, Outcome, panicked};
 use crate::{bridge, process};
@@ -73,6 +73,24 @@ impl<T: Send + 'static> Work<T> {
             }
         }
     }
+
+    /// Waits for the end. An error of `between` cancels the work and waits until it has ended for that.
+    pub(crate) fn wait_or_cancel(
+        self,
+        py: Python<'_>,
+        cancel: &Cancel,
+        between: impl FnMut(Python<'_>) -> Outcome<()>,
+    ) -> Outcome<T> {
+        let (failure, work) = match self.wait(py, between) {
+            Ok(outcome) => return outcome,
+            Err(early) => early,
+        };
+        cancel.cancel();
+        match work.wait(py, |_| Ok(())) {
+            Ok(_) => Err(failure),
+            Err((second, _)) => Err(second),
+        }
+    }
 }
 
 /// Runs one blocking call. On Ctrl-C the caller gets its exception and the call ends by itself, later.
@@ -84,6 +102,17 @@ pub(crate) fn blocking<T: Send + 'static>(
         Ok(outcome) => outcome,
         Err((failure, _left_to_itself)) => Err(failure),
     }
+}
+
+/// Runs one blocking call that can be cancelled. On Ctrl-C it has ended when the caller gets its exception; a
+/// second Ctrl-C does not wait for that.
+pub(crate) fn cancellable<T: Send + 'static>(
+    py: Python<'_>,
+    work: impl FnOnce(&Cancel) -> Result<T> + Send + 'static,
+) -> Outcome<T> {
+    let cancel = Cancel::new();
+    let theirs = cancel.clone();
+    Work::start(move || work(&theirs))?.wait_or_cancel(py, &cancel, |_| Ok(()))
 }
 
 /// Lets signal handlers run, and log lines out if no other thread does that.

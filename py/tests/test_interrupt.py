@@ -50,6 +50,11 @@ def interrupted(call: Callable[[], object], after: float = 0.5) -> float:
     return time.monotonic() - sent[0]
 
 
+def threads() -> list[str]:
+    """The names of this process's threads, those of the engine among them."""
+    return [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
+
+
 def test_ctrl_c_ends_sync_wait_and_stop(db: Path, started: Start) -> None:
     replicator = started(db, **unreachable())
     events = replicator.events()
@@ -70,7 +75,9 @@ def test_ctrl_c_ends_restore_which_has_cleaned_up(silent: str, tmp_path: Path) -
 def test_ctrl_c_ends_ensure_exists_and_start(silent: str, tmp_path: Path) -> None:
     assert interrupted(lambda: replicate.ensure_exists(tmp_path / "a.db", url=silent, **KEYS)) < 2  # type: ignore[arg-type]
     assert interrupted(lambda: replicate.start(tmp_path / "b.db", url=silent, **KEYS)) < 2  # type: ignore[arg-type]
-    assert not (tmp_path / "a.db").exists() and not (tmp_path / "b.db").exists()
+    assert [path.name for path in tmp_path.iterdir() if not path.name.endswith("-replicate")] == []
+    # Nothing goes on behind the caller's back, neither a restore nor a replicator.
+    assert "replicate-call" not in threads()
 
 
 def test_an_exception_of_progress_ends_restore_which_has_cleaned_up(

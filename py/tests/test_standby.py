@@ -29,8 +29,14 @@ def test_the_second_process_stands_by_and_takes_over_when_the_first_is_killed(
         assert line_of(holder) == "streaming"
         replicator = started(db, url=url)
         until(lambda: replicator.sync_status().state == "standby", "this process stands by")
+        with closing(connect(db)) as host:
+            insert(host)
+        status = replicator.sync(timeout=30)
+        assert status.state == "standby" and status.in_sync and status.remote_txid > 0
+        replicate.restore(tmp_path / "by-holder.db", url=url)
+        assert content(tmp_path / "by-holder.db") == content(db)
         with pytest.raises(replicate.BusyError):
-            replicator.sync(timeout=5)
+            replicator.wait(1_000_000, timeout=5)
         holder.kill()
         holder.wait()
         with closing(connect(db)) as host:

@@ -20,7 +20,8 @@ struct GoTool {
 const VERSITYGW: GoTool =
     GoTool { name: "versitygw", package: "github.com/versity/versitygw/cmd/versitygw", version: "v1.8.0" };
 
-/// The oldest 0.5 release that the module proxy serves: 0.5.0 to 0.5.2 were never published as modules, and
+/// The oldest 0.5 release in the module proxy's list. Older ones: 0.5.0 is served by its name and restores what we write,
+/// but stops shipping in the middle of our cases when it is the writer; 0.5.1 and 0.5.2 are not served;
 /// `v0.5.3-beta3` is a pre-release. It reads LZ4 frames only, so it judges our default page encoding.
 const LITESTREAM_OLD: GoTool = litestream("v0.5.3");
 

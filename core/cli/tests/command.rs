@@ -168,3 +168,43 @@ fn a_url_takes_the_place_of_the_environments_replica() {
     let run = Run::of(&run);
     assert_eq!(run.code, 14, "an empty replica is no backup: {}", run.stderr);
 }
+
+#[test]
+fn the_environment_alone_is_enough() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let place = format!("file://{}/replica", folder.path().display());
+    let app = rusqlite::Connection::open(folder.path().join("app.db")).expect("open");
+    app.execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE t (n); INSERT INTO t VALUES (7)").expect("sql");
+    let given = [("REPLICATE_URL", place.as_str()), ("REPLICATE_SYNC_INTERVAL", "20ms")];
+    let (code, diary) = support::Replicating::with(&[&folder.path().join("app.db").display().to_string()], |command| {
+        command.envs(given);
+    })
+    .stop();
+    assert_eq!((code, &diary[0]["replica"]), (0, &place.as_str().into()));
+    let run = |arguments: &[&str], variables: &[(&str, &str)]| {
+        let mut command = support::command(arguments);
+        let output = command.current_dir(folder.path()).envs(variables.iter().copied()).output();
+        Run::of(&output.expect("runs"))
+    };
+    let listed = run(&["ltx", "-json"], &given);
+    assert!(listed.code == 0 && listed.stdout.contains("max_txid"), "{}", listed.stderr);
+    let restored = run(&["restore", "-o", "out.db"], &given);
+    assert_eq!(restored.code, 0, "{}", restored.stderr);
+    let copy = rusqlite::Connection::open(folder.path().join("out.db")).expect("open");
+    let row: u32 = copy.query_row("SELECT n FROM t", [], |row| row.get(0)).expect("sql");
+    assert_eq!(row, 7);
+
+    // A port of this host that nobody listens on.
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
+    let endpoint = format!("http://{nobody}");
+    let service = [
+        ("REPLICATE_S3_ENDPOINT", endpoint.as_str()),
+        ("REPLICATE_S3_BUCKET", "mine"),
+        ("REPLICATE_S3_ACCESS_KEY", "key"),
+        ("REPLICATE_S3_SECRET_KEY", SECRET),
+    ];
+    let unreached = run(&["ltx"], &service);
+    assert_eq!(unreached.code, 13, "{}", unreached.stderr);
+    let wrong = run(&["ltx"], &[("REPLICATE_URL", "ftp://host/x")]);
+    assert_eq!(wrong.code, 2, "{}", wrong.stderr);
+}

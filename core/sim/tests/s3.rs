@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use replicate::blob::{BlobError, BlobStore, BodySource, ObjectKey, PutMode, PutOptions, S3Store};
 use replicate::config::S3Location;
-use replicate::{Error, ErrorKind};
+use replicate::{Cancel, ConfigKey, Error, ErrorKind, Handle, Options, RestoreOptions};
 use replicate_sim::loopback::{LoopbackS3, Refusal};
 use replicate_sim::servers::{ACCESS_KEY, SECRET_KEY, TlsFiles, VersityGw, free_port, location};
 
@@ -100,6 +100,72 @@ async fn a_missing_bucket_is_a_mistake_of_the_configuration() {
             assert!(error.to_string().contains("NoSuchBucket"), "{error}");
             assert!(error.hint().is_some_and(|h| h.contains("bucket")), "{error}");
         }
+    }
+}
+
+#[test]
+fn a_missing_bucket_is_never_a_replica_without_backup() {
+    let (ours, real) = (server(), VersityGw::start());
+    ours.s3.create_bucket("bkt").expect("made");
+    real.create_bucket("bkt");
+    for endpoint in [ours.s3.endpoint(), real.endpoint()] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let database = folder.path().join("app.db");
+        let config = |bucket: &str| {
+            let options = Options::new()
+                .with(ConfigKey::Url, format!("s3://{bucket}/p?endpoint={endpoint}"))
+                .with(ConfigKey::AccessKey, ACCESS_KEY)
+                .with(ConfigKey::SecretKey, SECRET_KEY);
+            options.check().expect("fine")
+        };
+        let missing = config("nobody");
+        let restored = replicate::ensure_exists(&database, &missing, &Cancel::new());
+        let started = Handle::start(&database, missing.clone());
+        let option = RestoreOptions::new(&database);
+        let asked = replicate::restore(&option, &missing, &Cancel::new(), &mut |_| ());
+        for error in [restored.map(drop).err(), started.map(drop).err(), asked.map(drop).err()] {
+            let error = error.expect("refused");
+            assert_eq!(error.kind(), ErrorKind::Config, "{error}");
+            assert!(error.to_string().contains("bucket=nobody") && error.hint().is_some(), "{error}");
+        }
+        // A bucket that exists, with nothing below the prefix, has no backup.
+        let restored = replicate::ensure_exists(&database, &config("bkt"), &Cancel::new());
+        assert!(!restored.expect("asked") && !database.exists());
+    }
+}
+
+#[test]
+fn a_replica_below_a_dot_or_an_empty_name_is_found_where_the_prefix_is_empty() {
+    for (bucket, spelling) in [("dot", "."), ("none", "")] {
+        let server = server();
+        server.s3.create_bucket(bucket).expect("made");
+        let folder = tempfile::tempdir().expect("a folder");
+        let (database, copy) = (folder.path().join("app.db"), folder.path().join("copy.db"));
+        let app = rusqlite::Connection::open(&database).expect("opens");
+        app.execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE t (n); INSERT INTO t VALUES (7)").expect("sql");
+        let config = |prefix: &str| {
+            let options = Options::new()
+                .with(ConfigKey::Url, format!("s3://{bucket}/{prefix}?endpoint={}", server.s3.endpoint()))
+                .with(ConfigKey::AccessKey, ACCESS_KEY)
+                .with(ConfigKey::SecretKey, SECRET_KEY);
+            options.check().expect("fine")
+        };
+        let handle = Handle::start(&database, config("elsewhere")).expect("started");
+        handle.sync(Duration::from_secs(20)).expect("stored");
+        handle.stop(Duration::from_secs(20)).expect("stopped");
+        // The loopback server keeps each segment of a key as a folder, `.` and the empty one by names of their own.
+        let escaped = if spelling.is_empty() { "%" } else { "%2E" };
+        let root = server._root.path().join(bucket);
+        std::fs::rename(root.join("elsewhere"), root.join(escaped)).expect("renamed");
+
+        assert_eq!(replicate::list(&config("")).expect("listed").len(), 1);
+        assert!(replicate::ensure_exists(&copy, &config(""), &Cancel::new()).expect("restored"));
+        let restored = rusqlite::Connection::open(&copy).expect("opens");
+        let row: u32 = restored.query_row("SELECT n FROM t", [], |row| row.get(0)).expect("sql");
+        assert_eq!(row, 7);
+        let again = RestoreOptions::new(folder.path().join("again.db"));
+        replicate::restore(&again, &config(""), &Cancel::new(), &mut |_| ()).expect("restored");
+        assert!(replicate::list(&config("other")).expect("listed").is_empty(), "only where the prefix is empty");
     }
 }
 
@@ -303,6 +369,45 @@ async fn an_upload_that_an_outage_has_interrupted_goes_on_with_what_has_arrived(
 }
 
 #[tokio::test]
+async fn uploads_that_were_abandoned_a_day_ago_are_aborted_and_no_others() {
+    let server = server();
+    let begin = |prefix: &'static str, name: &'static str| {
+        let store = Arc::new(store(server.s3.location("bkt", prefix)));
+        let uploads = server.s3.requests("UploadPart");
+        let put = tokio::spawn(async move {
+            store.put(&key(name), Arc::new(Stuck { fails: false }), options(PutMode::Overwrite)).await
+        });
+        (put, uploads)
+    };
+    let mut stuck = Vec::new();
+    // A killed process aborts nothing, so these are not dropped before the end.
+    for (prefix, name) in [("p", "a/1"), ("p", "a/2"), ("p", "b/1"), ("p2", "a/1")] {
+        let (put, before) = begin(prefix, name);
+        until("the upload has begun", || server.s3.requests("UploadPart") >= before + 2).await;
+        stuck.push(put);
+    }
+    let two_days_ago = std::time::SystemTime::now() - Duration::from_secs(2 * 86_400);
+    let uploads = server._root.path().join(".uploads");
+    for entry in std::fs::read_dir(uploads).expect("listed") {
+        let info = entry.expect("listed").path().join("info");
+        if !std::fs::read_to_string(&info).expect("readable").contains("a/2") {
+            std::fs::File::options().write(true).open(info).expect("open").set_modified(two_days_ago).expect("set");
+        }
+    }
+    let store = store(server.s3.location("bkt", "p"));
+    for name in ["a/3", "a/4"] {
+        put(&store, name, vec![1; 9 << 20], PutMode::Overwrite).await.expect("put");
+    }
+    assert_eq!(server.s3.requests("AbortMultipartUpload"), 1, "that of the same folder that is old");
+    assert_eq!(server.s3.open_uploads().expect("listed"), 3);
+    put(&store, "b/2", vec![1; 9 << 20], PutMode::Overwrite).await.expect("put");
+    assert_eq!(server.s3.open_uploads().expect("listed"), 2);
+    server.s3.refuse(Refusal::AccessDenied, Some("ListMultipartUploads"), None);
+    put(&store, "c/1", vec![1; 9 << 20], PutMode::Overwrite).await.expect("who may not list them, too");
+    stuck.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test]
 async fn a_store_that_ignores_conditions_is_found_out_before_it_is_relied_on() {
     let server = server();
     server.s3.ignore_conditions();
@@ -462,6 +567,34 @@ async fn child_over_https() {
     let error = error(result);
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
     assert!(error.hint().is_some_and(|h| h.contains("AWS_CA_BUNDLE")), "{error}");
+}
+
+#[test]
+fn a_url_that_names_only_a_bucket_goes_where_the_variables_of_aws_tools_say() {
+    let server = server();
+    server.s3.create_bucket("bkt").expect("a bucket");
+    let endpoint = server.s3.endpoint();
+    for name in ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"] {
+        child(
+            "child_without_endpoint",
+            &[
+                (name, &endpoint),
+                ("AWS_ACCESS_KEY_ID", ACCESS_KEY),
+                ("AWS_SECRET_ACCESS_KEY", SECRET_KEY),
+                ("EXPECTED", "works"),
+            ],
+        );
+    }
+    assert!(server.s3.requests("ListObjectsV2") > 0);
+}
+
+#[test]
+fn child_without_endpoint() {
+    if variable("EXPECTED").is_none() {
+        return;
+    }
+    let config = Options::new().with(ConfigKey::Url, "s3://bkt/p").check().expect("fine");
+    assert!(replicate::list(&config).expect("listed").is_empty());
 }
 
 #[test]

@@ -7,13 +7,16 @@ use std::time::Duration;
 
 use replicate_format::Txid;
 
-use super::runtime::{forked_error, not_forked, runtime};
+use super::runtime::{not_forked, runtime};
 use super::{environment, located, open_store, prepare};
 use crate::capture::InotifyWatch;
 use crate::config::Config;
+use crate::disk::{Disk, RealDisk};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, State, StopReport, SyncStatus};
 use crate::fleet::{Member, Queue, Shared};
+use crate::restore::Cancel;
+use crate::sqlite::refuse_companions;
 
 /// A running replicator.
 ///
@@ -56,26 +59,35 @@ impl Handle {
     /// [`Unsupported`](ErrorKind::Unsupported) where the platform or file system is not safe, [`Diverged`](ErrorKind::Diverged) for a replica that is in use for another
     /// database of this process, and those of [`restore`](crate::restore()).
     pub fn start(path: impl AsRef<Path>, config: Config) -> Result<Self> {
-        located(&config)?;
-        Self::start_or_disabled(path, config)
+        Self::start_with(path, config, &Cancel::new())
     }
 
-    /// [`start`](Self::start) with a subscription that begins before anything happens; from now on if the replicator
-    /// runs already.
+    /// [`start`](Self::start) that another thread can end while it restores. A replicator that runs is not ended
+    /// by it.
     ///
     /// # Errors
-    /// Those of [`start`](Self::start).
-    pub fn start_with_events(path: impl AsRef<Path>, config: Config) -> Result<(Self, Events)> {
+    /// Those of [`start`](Self::start), and [`Cancelled`](ErrorKind::Cancelled): nothing was started.
+    pub fn start_with(path: impl AsRef<Path>, config: Config, cancel: &Cancel) -> Result<Self> {
         located(&config)?;
-        Self::open(path.as_ref(), config, true)
+        Self::start_or_disabled(path, config, cancel)
     }
 
-    /// The same as [`start`](Self::start); a disabled handle where the options name no store.
-    pub(super) fn start_or_disabled(path: impl AsRef<Path>, config: Config) -> Result<Self> {
-        Ok(Self::open(path.as_ref(), config, false)?.0)
+    /// [`start_with`](Self::start_with) with a subscription that begins before anything happens; from now on if the
+    /// replicator runs already.
+    ///
+    /// # Errors
+    /// Those of [`start_with`](Self::start_with).
+    pub fn start_with_events(path: impl AsRef<Path>, config: Config, cancel: &Cancel) -> Result<(Self, Events)> {
+        located(&config)?;
+        Self::open(path.as_ref(), config, true, cancel)
     }
 
-    fn open(path: &Path, config: Config, listen: bool) -> Result<(Self, Events)> {
+    /// The same as [`start_with`](Self::start_with); a disabled handle where the options name no store.
+    pub(super) fn start_or_disabled(path: impl AsRef<Path>, config: Config, cancel: &Cancel) -> Result<Self> {
+        Ok(Self::open(path.as_ref(), config, false, cancel)?.0)
+    }
+
+    fn open(path: &Path, config: Config, listen: bool, cancel: &Cancel) -> Result<(Self, Events)> {
         let found = |handle: Self| {
             let events = if listen { handle.events() } else { Events(None) };
             Ok((handle, events))
@@ -93,12 +105,13 @@ impl Handle {
         }
         let env = environment()?;
         let store = open_store(location, &env)?;
-        let restored = prepare(&path, &config, &store, &env)?;
+        let restored = prepare(&path, &config, location, &env, cancel)?;
         // Another thread may have been here meanwhile.
         let mut running = match running(&path, &mine)? {
             (Some(shared), _) => return found(Self { path, pid, shared: Some(shared) }),
             (None, register) => register,
         };
+        cancel.check()?;
         let shared = Arc::new(Shared::new(&path, env.clock.clone()));
         if let Some(report) = restored {
             shared.set_restored(report.txid);
@@ -135,17 +148,17 @@ impl Handle {
     /// The replicator, unless this process was forked after it had started.
     fn shared(&self) -> Result<Option<&Arc<Shared>>> {
         if self.pid != std::process::id() {
-            return Err(forked_error());
+            return Err(Error::forked());
         }
         Ok(self.shared.as_ref())
     }
 
-    /// Returns when everything committed before the call has arrived at the store.
+    /// Returns when everything committed before the call, by any process, has arrived at the store. In state
+    /// [`Standby`](State::Standby) the process that replicates is asked, and the status is the one it had then.
     ///
     /// # Errors
     /// [`Timeout`](ErrorKind::Timeout), with the last failure as its cause: the upload goes on.
-    /// [`Busy`](ErrorKind::Busy) in state [`Standby`](State::Standby), [`Closed`](ErrorKind::Closed) after
-    /// [`stop`](Self::stop), and the error that has ended replication.
+    /// [`Closed`](ErrorKind::Closed) after [`stop`](Self::stop), and the error that has ended replication.
     pub fn sync(&self, timeout: Duration) -> Result<SyncStatus> {
         match self.shared()? {
             Some(shared) => shared.sync(timeout),
@@ -161,7 +174,11 @@ impl Handle {
         Ok(self.shared()?.map_or_else(disabled_status, |shared| shared.status()))
     }
 
-    /// Returns when the store has acknowledged this capture. Errors as for [`sync`](Self::sync).
+    /// Returns when the store has acknowledged this capture.
+    ///
+    /// # Errors
+    /// As for [`sync`](Self::sync), and [`Busy`](ErrorKind::Busy) in state [`Standby`](State::Standby): captures are
+    /// counted by the process that replicates.
     pub fn wait(&self, txid: Txid, timeout: Duration) -> Result<SyncStatus> {
         match self.shared()? {
             Some(shared) => shared.wait(txid, timeout),
@@ -240,16 +257,13 @@ fn running(path: &Path, location: &str) -> Result<(Option<Arc<Shared>>, Register
 fn absolute(path: &Path) -> Result<PathBuf> {
     let wrong = |why: &str| Error::new(ErrorKind::Config, format!("database path {}: {why}", path.display()));
     let name = path.file_name().ok_or_else(|| wrong("it names no file"))?;
-    let reserved = ["-wal", "-shm", "-journal"];
-    if reserved.iter().any(|suffix| name.to_string_lossy().ends_with(suffix)) {
-        return Err(wrong("SQLite keeps names with this ending for itself"));
-    }
+    refuse_companions(path)?;
     let absolute = std::path::absolute(path).map_err(|e| wrong(&e.to_string()))?;
-    // SQLite follows links to the file and keeps WAL and locks beside that; so do we, or one database would have
-    // two state folders.
-    let parent = absolute.parent().unwrap_or(&absolute);
-    let absolute =
-        absolute.canonicalize().or_else(|_| parent.canonicalize().map(|parent| parent.join(name))).unwrap_or(absolute);
+    // SQLite follows links to the file, also where there is none yet, and keeps WAL and locks beside it; so do we, or
+    // one database would have two state folders.
+    let absolute = RealDisk.resolve(&absolute).map_err(|e| wrong(&e.to_string()))?;
+    let (parent, name) = (absolute.parent().unwrap_or(&absolute), absolute.file_name().unwrap_or(name));
+    let absolute = parent.canonicalize().map(|parent| parent.join(name)).unwrap_or(absolute);
     if absolute.is_dir() {
         return Err(wrong("it is a folder"));
     }
@@ -295,7 +309,8 @@ mod tests {
     fn a_subscription_made_by_the_start_hears_of_everything() {
         let folder = tempfile::tempdir().expect("a folder");
         let config = Options::new().with(crate::ConfigKey::Url, "memory://listened").check().expect("fine");
-        let (handle, events) = Handle::start_with_events(folder.path().join("app.db"), config).expect("started");
+        let (handle, events) =
+            Handle::start_with_events(folder.path().join("app.db"), config, &Cancel::new()).expect("started");
         handle.stop(Duration::from_secs(10)).expect("stopped");
         let first = events.next(Duration::from_secs(10));
         assert!(matches!(first, Some(Event::State { from: State::Starting, .. })), "{first:?}");
@@ -310,7 +325,7 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::Config);
         assert!(error.hint().is_some_and(|hint| hint.contains("REPLICATE_URL")), "{error}");
 
-        let disabled = Handle::start_or_disabled(&path, config).expect("disabled");
+        let disabled = Handle::start_or_disabled(&path, config, &Cancel::new()).expect("disabled");
         assert!(!disabled.is_enabled());
         let patience = Duration::from_secs(1);
         let answers = [disabled.sync(patience), disabled.wait(Txid(7), patience), disabled.sync_status()];

@@ -33,10 +33,18 @@ pub use self::handle::{Events, Handle};
 /// # Errors
 /// Those of [`Handle::start`]; a bad value is an error, never a default.
 pub fn auto_replicate(path: impl AsRef<Path>) -> Result<Handle> {
+    auto_replicate_with(path, &Cancel::new())
+}
+
+/// [`auto_replicate`] that another thread can end while it restores.
+///
+/// # Errors
+/// Those of [`Handle::start_with`].
+pub fn auto_replicate_with(path: impl AsRef<Path>, cancel: &Cancel) -> Result<Handle> {
     for complaint in environment_complaints() {
         tracing::warn!("{complaint}");
     }
-    Handle::start_or_disabled(path, Options::from_env().0.check()?)
+    Handle::start_or_disabled(path, Options::from_env().0.check()?, cancel)
 }
 
 /// What is odd about the environment's options without being an error.
@@ -63,13 +71,14 @@ pub fn restore(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<RestoreReport> {
     let env = environment()?;
-    let store = open_store(located(config)?, &env)?;
+    let location = located(config)?.clone();
     let (options, cancel) = (options.clone(), cancel.clone());
     // The engine notes how far it is; this thread tells.
     let latest = Arc::new(Mutex::new(None));
     let noted = latest.clone();
     let work = async move {
         let note = |progress| *noted.lock().unwrap_or_else(PoisonError::into_inner) = Some(progress);
+        let store = restore::cancellable(env.clock.as_ref(), &cancel, readable(&location, &env)).await?;
         restore::run(&store, &options, &restore_env(&env), &note, &cancel).await
     };
     runtime::block_on(work, || {
@@ -81,14 +90,14 @@ pub fn restore(
 
 /// Restores the newest state if the database does not exist; whether it did. No backup is not an error: then
 /// there is nothing to restore and the answer is `false`. Safe when several threads and processes call it at
-/// once: one restores, the others wait.
+/// once: one restores, the others wait. `cancel` ends it from another thread; nothing is left behind then.
 ///
 /// # Errors
 /// Those of [`restore`], except that an existing database and an empty replica are none.
-pub fn ensure_exists(path: impl AsRef<Path>, config: &Config) -> Result<bool> {
+pub fn ensure_exists(path: impl AsRef<Path>, config: &Config, cancel: &Cancel) -> Result<bool> {
     let env = environment()?;
-    let store = open_store(located(config)?, &env)?;
-    Ok(restore_missing(path.as_ref(), &store, &env)?.is_some())
+    let (path, location) = (path.as_ref(), located(config)?);
+    Ok(!is_there(path, &env)? && restore_missing(path, location, &env, cancel)?.is_some())
 }
 
 /// The files of a replica, by level and id.
@@ -97,8 +106,9 @@ pub fn ensure_exists(path: impl AsRef<Path>, config: &Config) -> Result<bool> {
 /// What the store answers.
 pub fn list(config: &Config) -> Result<Vec<LtxInfo>> {
     let env = environment()?;
-    let store = open_store(located(config)?, &env)?;
-    runtime::block_on(async move { store.list_all().await }, || ())?
+    let location = located(config)?.clone();
+    let work = async move { readable(&location, &env).await?.list_all().await };
+    runtime::block_on(work, || ())?
 }
 
 fn located(config: &Config) -> Result<&StoreLocation> {
@@ -141,12 +151,41 @@ fn open_store(location: &StoreLocation, env: &RealEnv) -> Result<LtxStore> {
     Ok(LtxStore::new(blob::open(location, env.disk.clone())?))
 }
 
+/// The store that holds the replica of a place: under another spelling of the place if there is none at the place.
+async fn readable(location: &StoreLocation, env: &RealEnv) -> Result<LtxStore> {
+    let store = open_store(location, env)?;
+    if blob::spellings(location)?.is_empty() || !store.list_all().await?.is_empty() {
+        return Ok(store);
+    }
+    Ok(spelled_otherwise(location).await?.unwrap_or(store))
+}
+
+async fn spelled_otherwise(location: &StoreLocation) -> Result<Option<LtxStore>> {
+    for blob in blob::spellings(location)? {
+        let store = LtxStore::new(blob);
+        match store.list_all().await {
+            Ok(files) if files.is_empty() => {}
+            Ok(_) => {
+                tracing::warn!(store = %location, "reading a replica whose keys begin with a dot or a slash");
+                return Ok(Some(store));
+            }
+            Err(error) if error.is_retryable() => return Err(error),
+            // Some services refuse such keys, so there are none.
+            Err(error) => tracing::debug!(%error, "another spelling of the place is refused"),
+        }
+    }
+    Ok(None)
+}
+
 /// What must be right before replication starts; tells of a database that was missing and is restored now.
-fn prepare(path: &Path, config: &Config, store: &LtxStore, env: &RealEnv) -> Result<Option<RestoreReport>> {
-    restore::tidy(env.disk.as_ref(), path);
-    let wrap = |e| Error::disk("look at the database", path, e);
-    let there = env.disk.stat(path).map_err(wrap)?.is_some_and(|entry| entry.len > 0);
-    if there {
+fn prepare(
+    path: &Path,
+    config: &Config,
+    location: &StoreLocation,
+    env: &RealEnv,
+    cancel: &Cancel,
+) -> Result<Option<RestoreReport>> {
+    if is_there(path, env)? {
         let is_database = crate::sqlite::is_database(path)?;
         if !is_database {
             return Err(Error::new(ErrorKind::Database, format!("not a SQLite database path={}", path.display())));
@@ -158,14 +197,38 @@ fn prepare(path: &Path, config: &Config, store: &LtxStore, env: &RealEnv) -> Res
     if config.restore == RestorePolicy::Never {
         return Ok(None);
     }
-    let restored = restore_missing(path, store, env)?;
+    let restored = restore_missing(path, location, env, cancel)?;
     if let Some(report) = &restored {
         tracing::info!(db = %path.display(), txid = %report.txid, "restored the missing database");
     }
     Ok(restored)
 }
 
-fn restore_missing(path: &Path, store: &LtxStore, env: &RealEnv) -> Result<Option<RestoreReport>> {
-    let (path, store, env) = (path.to_owned(), store.clone(), restore_env(env));
-    runtime::block_on(async move { restore::ensure_exists(&store, &path, &env).await }, || ())?
+/// Whether there is a database, or something else with content, for which nothing is to be restored. First undoes
+/// what a restore that was killed had begun.
+fn is_there(path: &Path, env: &RealEnv) -> Result<bool> {
+    let wrap = |e| Error::disk("look at the database", path, e);
+    let path = &env.disk.resolve(path).map_err(wrap)?;
+    restore::tidy(env.disk.as_ref(), path);
+    Ok(env.disk.stat(path).map_err(wrap)?.is_some_and(|entry| entry.len > 0))
+}
+
+fn restore_missing(
+    path: &Path,
+    location: &StoreLocation,
+    env: &RealEnv,
+    cancel: &Cancel,
+) -> Result<Option<RestoreReport>> {
+    let (path, location, env, cancel) = (path.to_owned(), location.clone(), env.clone(), cancel.clone());
+    let work = async move {
+        let (store, parts) = (open_store(&location, &env)?, restore_env(&env));
+        if let Some(report) = restore::ensure_exists(&store, &path, &parts, &cancel).await? {
+            return Ok(Some(report));
+        }
+        match restore::cancellable(env.clock.as_ref(), &cancel, spelled_otherwise(&location)).await? {
+            Some(store) => restore::ensure_exists(&store, &path, &parts, &cancel).await,
+            None => Ok(None),
+        }
+    };
+    runtime::block_on(work, || ())?
 }

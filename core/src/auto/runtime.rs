@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::sqlite;
 
 static RUNTIME: Mutex<Option<(u32, &'static Runtime)>> = Mutex::new(None);
@@ -41,15 +41,9 @@ pub(super) fn runtime() -> Result<&'static Runtime> {
 /// An error in a process that was forked from one that replicates.
 pub(super) fn not_forked() -> Result<()> {
     if sqlite::forked() {
-        return Err(forked_error());
+        return Err(Error::forked());
     }
     Ok(())
-}
-
-/// What calls answer in a forked process.
-pub(super) fn forked_error() -> Error {
-    Error::new(ErrorKind::Forked, "this process was forked after replication had started")
-        .with_hint("start replication after the fork, or use spawn instead of fork")
 }
 
 /// Runs a future on the runtime and waits for it, calling `meanwhile` now and then on this thread.

@@ -46,11 +46,16 @@ pub struct FileStore {
 }
 
 impl FileStore {
-    /// Whether the root is a folder, or nothing yet: a file in its place must not pass for an empty store.
-    async fn root_is_sound(&self) -> bool {
+    /// Whether the root is a folder, or nothing yet. A file in its place, or a link that leads nowhere, must not pass
+    /// for an empty store: somebody expects a replica there.
+    async fn check_root(&self) -> io::Result<()> {
         let root = self.root.clone();
-        let found = self.blocking(move |disk| disk.stat(&root)).await;
-        found.is_ok_and(|entry| entry.is_none_or(|entry| entry.is_dir))
+        let found = self.blocking(move |disk| {
+            let Some(found) = disk.stat(&root)? else { return Ok(true) };
+            let behind = if found.is_dir { Some(found) } else { disk.stat(&disk.resolve(&root)?)? };
+            Ok::<_, io::Error>(behind.is_some_and(|entry| entry.is_dir))
+        });
+        if found.await? { Ok(()) } else { Err(io::Error::new(io::ErrorKind::NotADirectory, "the root is no folder")) }
     }
 
     /// The store below this folder, which need not exist.
@@ -336,9 +341,14 @@ impl BlobStore for FileStore {
                     return Some((Ok(meta(key, &entry)), Some(walk)));
                 }
                 let folder = self.root.join(&key);
-                match self.blocking(move |disk| disk.list(&folder)).await {
+                let listed = match self.blocking(move |disk| disk.list(&folder)).await {
+                    Ok(entries) if !entries.is_empty() => Ok(entries),
+                    Ok(none) => self.check_root().await.map(|()| none),
+                    Err(e) if names_nothing(&e) => self.check_root().await.map(|()| Vec::new()),
+                    Err(e) => Err(e),
+                };
+                match listed {
                     Ok(entries) => walk.push(&key, entries),
-                    Err(e) if names_nothing(&e) && self.root_is_sound().await => {}
                     Err(e) => return Some((Err(failed("list", &self.root.join(&key), e)), None)),
                 }
             }
@@ -441,6 +451,22 @@ mod tests {
         let root = folder.path().join("root");
         std::fs::write(&root, b"").expect("written");
         let store = store(&root);
+        assert!(store.list("ltx/0/", None).next().await.is_some_and(|item| item.is_err()));
+    }
+
+    #[tokio::test]
+    async fn a_root_that_is_a_link_is_the_folder_behind_it_and_leading_nowhere_is_no_empty_store() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (root, real) = (folder.path().join("root"), folder.path().join("real"));
+        std::os::unix::fs::symlink("real", &root).expect("linked");
+        let store = store(&root);
+        assert!(store.list("ltx/0/", None).next().await.is_some_and(|item| item.is_err()));
+        std::fs::create_dir(&real).expect("made");
+        assert!(store.list("ltx/0/", None).next().await.is_none());
+        store.put(&key("a/b"), Arc::new(Bytes::from("1")), options()).await.expect("put");
+        assert_eq!(listed(&store).await, ["a/b"]);
+        std::fs::remove_dir_all(&real).expect("removed");
+        std::fs::write(&real, b"").expect("written");
         assert!(store.list("ltx/0/", None).next().await.is_some_and(|item| item.is_err()));
     }
 

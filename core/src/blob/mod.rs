@@ -229,6 +229,17 @@ pub fn open(location: &StoreLocation, disk: SharedDisk) -> Result<SharedBlobStor
     }
 }
 
+/// Other places where a replica of this place may lie, as other programs spell it. To be read only.
+pub(crate) fn spellings(location: &StoreLocation) -> Result<Vec<SharedBlobStore>> {
+    match location {
+        #[cfg(feature = "s3")]
+        StoreLocation::S3(location) => {
+            Ok(S3Store::spellings(location)?.into_iter().map(|store| Arc::new(store) as SharedBlobStore).collect())
+        }
+        _ => Ok(Vec::new()),
+    }
+}
+
 /// The part of a range that lies within a body of this length; empty if none does.
 fn cut(range: Option<Range<u64>>, len: u64) -> Range<u64> {
     let Some(range) = range else { return 0..len };

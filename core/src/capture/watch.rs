@@ -24,12 +24,19 @@ pub(crate) trait Watch: fmt::Debug + Send + Sync {
     fn arm(&self, database: &Path);
     /// Resolves when something was written since the watch was armed.
     async fn woken(&self);
+    /// Asks for one wake-up at the next request of another process in this folder.
+    fn arm_asks(&self, _folder: &Path) {}
+    /// Resolves when one may have come since.
+    async fn asked(&self) {
+        std::future::pending().await
+    }
 }
 
 /// File notification of the kernel: one descriptor and one thread a process.
 #[derive(Debug, Default)]
 pub(crate) struct InotifyWatch {
     bell: Arc<Notify>,
+    asks: Arc<Notify>,
 }
 
 #[async_trait]
@@ -43,6 +50,16 @@ impl Watch for InotifyWatch {
 
     async fn woken(&self) {
         self.bell.notified().await;
+    }
+
+    fn arm_asks(&self, folder: &Path) {
+        if let Some(hub) = Hub::get() {
+            hub.arm_folder(folder, &self.asks);
+        }
+    }
+
+    async fn asked(&self) {
+        self.asks.notified().await;
     }
 }
 
@@ -87,20 +104,27 @@ impl Hub {
     fn arm(&self, database: &Path, bell: &Arc<Notify>) {
         use inotify::WatchFlags as On;
         let wal = with_suffix(database, "-wal");
-        let file = On::MODIFY | On::DELETE_SELF | On::MOVE_SELF | On::ONESHOT;
-        let folder = On::CREATE | On::MOVED_TO | On::MODIFY | On::CLOSE_WRITE | On::ONESHOT;
-        let mut bells = lock(&self.bells);
-        let added = inotify::add_watch(self.fd.as_fd(), &wal, file).or_else(|_| {
+        if !self.add(&wal, On::MODIFY | On::DELETE_SELF | On::MOVE_SELF | On::ONESHOT, bell) {
             // No WAL: whatever happens in the folder may be its beginning.
             let parent = database.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            inotify::add_watch(self.fd.as_fd(), parent, folder)
-        });
-        if let Ok(watch) = added {
-            let waiting = bells.entry(watch).or_default();
-            if !waiting.iter().any(|known| known.as_ptr() == Arc::as_ptr(bell)) {
-                waiting.push(Arc::downgrade(bell));
-            }
+            self.arm_folder(parent, bell);
         }
+    }
+
+    fn arm_folder(&self, folder: &Path, bell: &Arc<Notify>) {
+        use inotify::WatchFlags as On;
+        self.add(folder, On::CREATE | On::MOVED_TO | On::MODIFY | On::CLOSE_WRITE | On::ONESHOT, bell);
+    }
+
+    /// Whether there is something to watch.
+    fn add(&self, path: &Path, events: inotify::WatchFlags, bell: &Arc<Notify>) -> bool {
+        let mut bells = lock(&self.bells);
+        let Ok(watch) = inotify::add_watch(self.fd.as_fd(), path, events) else { return false };
+        let waiting = bells.entry(watch).or_default();
+        if !waiting.iter().any(|known| known.as_ptr() == Arc::as_ptr(bell)) {
+            waiting.push(Arc::downgrade(bell));
+        }
+        true
     }
 
     fn listen(&self) {

@@ -176,7 +176,7 @@ impl Options {
                     .with_hint("set both, or neither to use the AWS credential chain"));
             }
         };
-        let Some(url) = self.given(K::Url) else {
+        let Some(given_url) = self.given(K::Url) else {
             let Some(endpoint) = self.given(K::Endpoint) else { return Ok(None) };
             let prefix = self.given(K::Prefix).map_or_else(host_name, |p| Ok(p.to_owned()))?;
             let mut location = S3Location::new(self.text(K::Bucket), &prefix)?;
@@ -195,11 +195,13 @@ impl Options {
                 .with_hint("give the whole place in the URL"));
             }
         }
-        let mut location = StoreLocation::parse(url)?;
+        let mut location = StoreLocation::parse(given_url)?;
         match &mut location {
             StoreLocation::S3(s3) => {
                 if let (None, Some(endpoint)) = (&s3.endpoint, self.given(K::Endpoint)) {
                     s3.set_endpoint(endpoint)?;
+                } else if s3.endpoint.is_none() && url::leaves_service_open(given_url) {
+                    use_aws_endpoint(s3, aws_variable)?;
                 }
                 if s3.region.is_none() {
                     s3.region = self.given(K::Region).map(str::to_owned);
@@ -217,6 +219,26 @@ impl Options {
         }
         Ok(Some(location))
     }
+}
+
+fn aws_variable(name: &str) -> Option<String> {
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+    std::env::var(name).ok()
+}
+
+/// Takes the service from the variables that all AWS tools know, and with it their region.
+fn use_aws_endpoint(s3: &mut S3Location, variable: impl Fn(&str) -> Option<String>) -> Result<()> {
+    let given = |name: &str| variable(name).filter(|value| !value.trim().is_empty());
+    let ignored = given("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS").is_some_and(|v| v.trim().eq_ignore_ascii_case("true"));
+    let Some(name) = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"].into_iter().find(|name| given(name).is_some()) else {
+        return Ok(());
+    };
+    if ignored {
+        return Ok(());
+    }
+    s3.set_endpoint(&given(name).unwrap_or_default()).map_err(|e| e.while_doing(name))?;
+    s3.region = s3.region.take().or_else(|| given("AWS_REGION")).or_else(|| given("AWS_DEFAULT_REGION"));
+    Ok(())
 }
 
 fn in_range<T: PartialOrd>(value: T, min: T, max: T, range: &str) -> Result<T, String> {
@@ -304,6 +326,30 @@ mod tests {
             assert!(error.to_string().contains(named), "{error}");
             assert!(!error.to_string().contains("AGE-SECRET"), "{error}");
         }
+    }
+
+    #[test]
+    fn the_variables_of_aws_tools_name_the_service_of_a_url_that_leaves_it_open() {
+        for (variables, endpoint, region) in [
+            (&[][..], None, None),
+            (&[("AWS_REGION", "eu-west-1")], None, None),
+            (&[("AWS_ENDPOINT_URL", "http://h:1/")], Some("http://h:1"), None),
+            (
+                &[("AWS_ENDPOINT_URL", "http://h:1"), ("AWS_ENDPOINT_URL_S3", "http://h:2"), ("AWS_REGION", "r")],
+                Some("http://h:2"),
+                Some("r"),
+            ),
+            (&[("AWS_ENDPOINT_URL", "http://h:1"), ("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "true")], None, None),
+            (&[("AWS_ENDPOINT_URL", " ")], None, None),
+        ] {
+            let mut s3 = S3Location::new("b", "p").expect("fine");
+            let variable = |name: &str| variables.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned());
+            use_aws_endpoint(&mut s3, variable).expect("fine");
+            assert_eq!((s3.endpoint.as_deref(), s3.region.as_deref()), (endpoint, region), "{variables:?}");
+        }
+        let mut s3 = S3Location::new("b", "p").expect("fine");
+        let error = use_aws_endpoint(&mut s3, |name| (name == "AWS_ENDPOINT_URL").then(|| "ftp://h".to_owned()));
+        assert!(error.expect_err("refused").to_string().contains("AWS_ENDPOINT_URL"));
     }
 
     #[test]

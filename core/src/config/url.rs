@@ -2,7 +2,7 @@
 //!
 //! | URL | place |
 //! |---|---|
-//! | `s3://bucket/prefix` | AWS; the region comes from the environment or is looked up |
+//! | `s3://bucket/prefix` | AWS, or the service that `AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL` names; the region comes from the environment or is looked up |
 //! | `s3://bucket.s3.REGION.amazonaws.com/prefix` and the hosts of [`HOSTS`] | that provider |
 //! | `s3://bucket.host:port/prefix` | `http://host:port`, bucket in the path, region `us-east-1` |
 //! | `s3://arn:aws:s3:REGION:ACCOUNT:accesspoint/NAME/prefix` | an access point |
@@ -259,6 +259,12 @@ fn parse_s3(rest: &str) -> Result<S3Location> {
 }
 
 const KEYS_HINT: &str = "give keys as options, in the environment or in the AWS configuration";
+
+/// Whether an `s3:` URL names only a bucket, so that the environment may say of which service.
+pub(super) fn leaves_service_open(url: &str) -> bool {
+    let host = url.trim().split_once("://").and_then(|(_, rest)| rest.split(['/', '?']).next()).unwrap_or("");
+    !host.starts_with("arn:") && !host.to_ascii_lowercase().ends_with(".amazonaws.com")
+}
 
 fn parse_bool(name: &str, value: &str) -> Result<bool> {
     match value.to_ascii_lowercase().as_str() {

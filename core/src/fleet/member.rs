@@ -8,6 +8,7 @@ use std::time::Duration;
 use replicate_format::{PageSize, Txid};
 
 use super::hostlock::HostLock;
+use super::relay::{ANSWER_POLL, Ask};
 use super::schedule::is_final;
 use super::shared::{Part, Shared};
 use crate::capture::{Basis, Capture, CaptureConfig, StartOver, Watch};
@@ -118,16 +119,15 @@ impl Member {
         outcome
     }
 
-    fn folder(&self) -> PathBuf {
+    pub(super) fn folder(&self) -> PathBuf {
         state_folder(self.shared.path())
     }
 
-    /// Waits for the host's lock; `None` if stopped meanwhile.
+    /// Waits for the host's lock; `None` if stopped meanwhile. Until then requests go to whoever holds it.
     async fn take_lock(&self) -> Result<Option<HostLock>> {
-        let folder = self.folder();
-        let disk = self.env.disk.clone();
-        loop {
-            let (folder, disk) = (folder.clone(), disk.clone());
+        let mut asking: Option<Ask> = None;
+        let lock = loop {
+            let (folder, disk) = (self.folder(), self.env.disk.clone());
             let taken = self.env.blocking.run(move || {
                 disk.create_dir_all(&folder).map_err(|e| Error::disk("make the state folder", &folder, e))?;
                 HostLock::try_take(disk.as_ref(), &folder)
@@ -136,18 +136,46 @@ impl Member {
                 Ok(Some(lock)) => {
                     self.shared.works(Part::Capture);
                     self.shared.set_state(State::Starting);
-                    return Ok(Some(lock));
+                    break Some(lock);
                 }
-                Ok(None) => self.shared.set_state(State::Standby),
+                Ok(None) => {
+                    self.shared.set_state(State::Standby);
+                    match self.ask_holder(&mut asking).await {
+                        Ok(()) => self.shared.works(Part::Capture),
+                        Err(error) => self.shared.failed(Part::Capture, &error, STANDBY_POLL),
+                    }
+                }
                 Err(error) if is_final(&error) => return Err(error),
                 Err(error) => self.shared.failed(Part::Capture, &error, STANDBY_POLL),
             }
+            let waits_for_answer = asking.is_some() && !self.shared.is_failing(Part::Capture);
             tokio::select! {
                 biased;
-                () = self.shared.stop_requested() => return Ok(None),
-                () = self.env.clock.sleep(STANDBY_POLL) => {}
+                () = self.shared.stop_requested() => break None,
+                () = self.shared.capture.notified(), if asking.is_none() => {}
+                () = self.env.clock.sleep(if waits_for_answer { ANSWER_POLL } else { STANDBY_POLL }) => {}
             }
+        };
+        if let Some(ask) = asking {
+            // The capture that begins now answers it.
+            let disk = self.env.disk.clone();
+            self.env.blocking.run(move || ask.withdraw(disk.as_ref())).await;
         }
+        Ok(lock)
+    }
+
+    /// Passes requests on to the process that replicates, one at a time, and answers on to the handles.
+    async fn ask_holder(&self, asking: &mut Option<Ask>) -> Result<()> {
+        if asking.is_none() && self.shared.is_requested() {
+            *asking = Some(Ask::new(&self.folder(), self.shared.requests()));
+        }
+        let Some(ask) = asking.clone() else { return Ok(()) };
+        let (disk, requests) = (self.env.disk.clone(), ask.requests);
+        if let Some(answer) = self.env.blocking.run(move || ask.advance(disk.as_ref())).await? {
+            self.shared.relayed(requests, answer.local(), answer.remote(), answer.last_sync());
+            *asking = None;
+        }
+        Ok(())
     }
 
     /// Opens the local state, as often as it takes.
@@ -203,6 +231,8 @@ impl Member {
         tokio::select! {
             biased;
             ended = loops => ended,
+            // It never ends; what it has not answered at the end, the next holder answers.
+            ended = self.answer_others() => ended.map(|()| None),
             () = self.stop_deadline() => Ok(Some(self.late())),
         }
     }

@@ -2,6 +2,7 @@
 
 mod hostlock;
 mod member;
+mod relay;
 mod schedule;
 mod shared;
 #[cfg(test)]

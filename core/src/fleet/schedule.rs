@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::member::{Member, Work};
-use super::shared::Part;
+use super::shared::{Part, Requests};
 use crate::capture::{Backlog, SIGN_OF_LIFE, Step};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
@@ -119,7 +119,7 @@ impl Member {
                 self.shared.capture.notified().await;
                 continue;
             }
-            let (request, started) = (self.shared.requested(), self.env.clock.monotonic());
+            let (requests, started) = (self.shared.requests(), self.env.clock.monotonic());
             self.watch.arm(self.shared.path());
             match work.capture(self.env.blocking, |capture| capture.step()).await {
                 Ok(step) => {
@@ -127,7 +127,7 @@ impl Member {
                     schedule.captured(started, !step.written.is_empty());
                     settled &= step.written.is_empty();
                     let caught_up = step.caught_up;
-                    self.stepped(work, step, request);
+                    self.stepped(work, step, requests);
                     if !caught_up {
                         continue;
                     }
@@ -141,7 +141,7 @@ impl Member {
                         .with_source(error));
                 }
                 Err(error) => {
-                    self.capture_failed(&error, &mut backoff, request).await;
+                    self.capture_failed(&error, &mut backoff, requests.last).await;
                     continue;
                 }
             }
@@ -180,7 +180,7 @@ impl Member {
         }
     }
 
-    fn stepped(&self, work: &Work, step: Step, request: u64) {
+    fn stepped(&self, work: &Work, step: Step, requests: Requests) {
         let remote = self.shared.status().remote_txid;
         let pending = work.pending_bytes(remote);
         for event in step.written {
@@ -194,7 +194,7 @@ impl Member {
             self.shared.set_dirty(true);
         } else {
             self.shared.set_dirty(step.waiting.is_some());
-            self.shared.served(request, step.txid);
+            self.shared.served(requests, step.txid);
             if step.waiting.is_none() {
                 self.shared.set_flowing();
             }

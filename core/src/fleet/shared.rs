@@ -31,6 +31,8 @@ pub(crate) struct Shared {
     pub(crate) ship: Notify,
     /// Signs of life of the capture task.
     pub(crate) pulse: Arc<Pulse>,
+    /// Requests may have arrived at the store.
+    pub(crate) stored: Notify,
     stop: Notify,
     asked: Notify,
 }
@@ -65,8 +67,13 @@ struct Inner {
     dirty: bool,
     /// Requests to capture everything, counted.
     requested: u64,
-    /// The last request that a finished capture has answered, and where that capture ended.
-    served: (u64, Txid),
+    /// Requests that a finished capture has answered but the store has not, and where that capture ended; each
+    /// request counts with those before it.
+    served: VecDeque<(u64, Txid)>,
+    /// The last request whose capture the store has acknowledged.
+    arrived: u64,
+    /// How often captures were taken back.
+    era: u64,
     /// Monotonic time by which the replicator is to end.
     stop_by: Option<Duration>,
     /// The request that the first stop has made.
@@ -75,6 +82,28 @@ struct Inner {
     subscribers: Vec<Weak<Queue>>,
     /// What happened before anybody could subscribe; told to the first.
     before: Option<Event>,
+}
+
+impl Inner {
+    /// The last request that a finished capture has answered.
+    fn captured(&self) -> u64 {
+        self.served.back().map_or(self.arrived, |served| served.0)
+    }
+
+    /// Notes which requests the store has. Each waits for its own capture, not for later ones: under load there
+    /// is always a later one on its way.
+    fn settle_requests(&mut self) {
+        while let Some((request, _)) = self.served.pop_front_if(|served| served.1 <= self.status.remote_txid) {
+            self.arrived = request;
+        }
+    }
+}
+
+/// Requests up to a moment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Requests {
+    pub(super) last: u64,
+    era: u64,
 }
 
 /// The events one subscriber has not taken yet.
@@ -152,7 +181,9 @@ impl Shared {
             shipped: false,
             dirty: true,
             requested: 0,
-            served: (0, Txid::ZERO),
+            served: VecDeque::new(),
+            arrived: 0,
+            era: 0,
             stop_by: None,
             stop_request: 0,
             report: None,
@@ -167,6 +198,7 @@ impl Shared {
             changed: Condvar::new(),
             capture: Notify::new(),
             ship: Notify::new(),
+            stored: Notify::new(),
             stop: Notify::new(),
             asked: Notify::new(),
         }
@@ -321,7 +353,9 @@ impl Shared {
             inner.status.remote_txid = txid;
             inner.status.pending_bytes = pending_bytes;
             inner.status.last_sync = at.or(inner.status.last_sync);
+            inner.settle_requests();
         });
+        self.stored.notify_one();
     }
 
     /// How many requests to capture everything have been made.
@@ -329,25 +363,44 @@ impl Shared {
         lock(&self.inner).requested
     }
 
+    /// The same, for a capture that begins now.
+    pub(crate) fn requests(&self) -> Requests {
+        let inner = lock(&self.inner);
+        Requests { last: inner.requested, era: inner.era }
+    }
+
     /// Whether a request waits for a capture.
     pub(crate) fn is_requested(&self) -> bool {
         let inner = lock(&self.inner);
-        inner.requested > inner.served.0
+        inner.requested > inner.captured()
     }
 
-    /// Notes that everything committed when `request` was made is captured, up to `txid`.
-    pub(crate) fn served(&self, request: u64, txid: Txid) {
+    /// Notes that everything committed when these requests were made is captured, up to `txid`. A capture from
+    /// before everything was taken back counts for nothing.
+    pub(crate) fn served(&self, requests: Requests, txid: Txid) {
         self.update(|inner| {
-            if request > inner.served.0 {
-                inner.served = (request, txid);
+            if requests.era == inner.era && requests.last > inner.captured() {
+                inner.served.push_back((requests.last, txid));
+                inner.settle_requests();
             }
+        });
+        self.stored.notify_one();
+    }
+
+    /// Notes that the process that replicates has stored everything committed when these requests were made.
+    pub(crate) fn relayed(&self, requests: Requests, local: Txid, remote: Txid, at: Option<Timestamp>) {
+        self.update(|inner| {
+            (inner.status.local_txid, inner.status.remote_txid) = (local, remote);
+            inner.status.last_sync = at;
+            inner.arrived = inner.arrived.max(requests.last);
         });
     }
 
-    /// Takes back what was served: what was captured is worth nothing for the store.
+    /// Takes back what was served and has not arrived: what was captured is worth nothing for the store.
     pub(crate) fn unserve(&self) {
         self.update(|inner| {
-            inner.served = (0, Txid::ZERO);
+            inner.served.clear();
+            inner.era += 1;
             inner.dirty = true;
             inner.drained = false;
         });
@@ -431,10 +484,17 @@ impl Shared {
         }
     }
 
-    /// Asks for a capture of everything and waits until it has arrived.
+    /// Asks for a capture of everything and waits until it has arrived. A stand-by asks the process that
+    /// replicates (`relay`).
     pub(crate) fn sync(&self, timeout: Duration) -> Result<SyncStatus> {
         let mine = self.request();
-        self.await_until(timeout, "sync", |inner| Self::has_arrived(inner, mine))
+        let over = |state: &State| matches!(state, State::Stopped | State::Fenced | State::Failed);
+        let mut status = self.await_until(timeout, "sync", over, |inner| Self::has_arrived(inner, mine))?;
+        if status.state == State::Standby {
+            // True of the moment of the answer; what is committed later a stand-by does not notice.
+            status.in_sync = !status.local_txid.is_zero() && status.local_txid == status.remote_txid;
+        }
+        Ok(status)
     }
 
     /// Asks for a capture of everything; the number of the request.
@@ -450,7 +510,12 @@ impl Shared {
     }
 
     fn has_arrived(inner: &Inner, request: u64) -> bool {
-        inner.served.0 >= request && inner.status.remote_txid >= inner.served.1
+        inner.arrived >= request
+    }
+
+    /// Whether the store has everything that was committed when this request was made.
+    pub(crate) fn is_stored(&self, request: u64) -> bool {
+        Self::has_arrived(&lock(&self.inner), request)
     }
 
     /// What a waiting [`sync`](Self::sync) would return now: the status, once what was asked for has arrived.
@@ -462,14 +527,19 @@ impl Shared {
 
     /// Waits until the store has acknowledged a capture.
     pub(crate) fn wait(&self, txid: Txid, timeout: Duration) -> Result<SyncStatus> {
-        self.await_until(timeout, "wait", |inner| inner.status.remote_txid >= txid)
+        let over = |state: &State| matches!(state, State::Stopped | State::Fenced | State::Failed | State::Standby);
+        self.await_until(timeout, "wait", over, |inner| inner.status.remote_txid >= txid)
     }
 
-    fn await_until(&self, timeout: Duration, what: &str, done: impl Fn(&Inner) -> bool) -> Result<SyncStatus> {
-        let over = |inner: &Inner| {
-            matches!(inner.status.state, State::Stopped | State::Fenced | State::Failed | State::Standby)
-        };
-        let waited = self.changed.wait_timeout_while(lock(&self.inner), timeout, |inner| !done(inner) && !over(inner));
+    fn await_until(
+        &self,
+        timeout: Duration,
+        what: &str,
+        over: impl Fn(&State) -> bool,
+        done: impl Fn(&Inner) -> bool,
+    ) -> Result<SyncStatus> {
+        let on = |inner: &mut Inner| !done(inner) && !over(&inner.status.state);
+        let waited = self.changed.wait_timeout_while(lock(&self.inner), timeout, on);
         let (inner, _) = waited.unwrap_or_else(PoisonError::into_inner);
         let status = self.watched(&inner);
         if done(&inner) {
@@ -477,13 +547,15 @@ impl Shared {
         }
         Err(match (&status.state, &status.last_error) {
             (State::Stopped, _) => Error::new(ErrorKind::Closed, format!("{what}: replication was stopped")),
-            (State::Standby, _) => {
+            (State::Standby, _) if over(&State::Standby) => {
                 Error::new(ErrorKind::Busy, format!("{what}: another process replicates this database"))
-                    .with_hint("its commits are shipped by that process; this one takes over when it ends")
+                    .with_hint("captures are counted there; sync asks that process")
             }
             (State::Fenced | State::Failed, Some(error)) => error.clone().while_doing(what),
             (_, Some(error)) => Error::new(ErrorKind::Timeout, format!("{what}: not in time, last error: {error}"))
                 .with_source(error.clone()),
+            (State::Standby, _) => Error::new(ErrorKind::Timeout, format!("{what}: not in time"))
+                .with_hint("another process replicates this database; its log and its status tell what holds it up"),
             _ => Error::new(ErrorKind::Timeout, format!("{what}: not in time")),
         })
     }
@@ -629,5 +701,35 @@ mod tests {
             });
             assert_eq!(count.load(Ordering::Relaxed), warnings, "{state}");
         }
+    }
+
+    #[test]
+    fn a_request_waits_for_its_own_capture_and_not_for_those_of_later_ones() {
+        let shared = shared();
+        let first = shared.request();
+        shared.served(shared.requests(), Txid(1));
+        assert!(!shared.is_stored(first));
+        let second = shared.request();
+        shared.served(shared.requests(), Txid(2));
+        shared.set_remote(Txid(1), 0, None);
+        assert!(shared.is_stored(first) && !shared.is_stored(second));
+        shared.set_remote(Txid(2), 0, None);
+        assert!(shared.is_stored(second) && !shared.is_requested());
+    }
+
+    #[test]
+    fn a_capture_that_was_taken_back_answers_nobody() {
+        let shared = shared();
+        let request = shared.request();
+        shared.served(shared.requests(), Txid(5));
+        let under_way = shared.requests();
+        shared.unserve();
+        shared.served(under_way, Txid(5));
+        shared.set_remote(Txid(7), 0, None);
+        assert!(!shared.is_stored(request) && shared.is_requested());
+        shared.served(shared.requests(), Txid(8));
+        assert!(!shared.is_stored(request));
+        shared.set_remote(Txid(8), 0, None);
+        assert!(shared.is_stored(request));
     }
 }

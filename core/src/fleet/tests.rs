@@ -210,6 +210,7 @@ async fn starting_over_is_tried_until_it_succeeds() {
     // The replica goes on without us, so the local chain is worth nothing.
     rig.copy_object(1, 2).await;
     rig.copy_object(1, 3).await;
+    // Nothing is left over that would be removed at the start.
     rig.faults.fail(Op::Remove, "/ledger", 0, 3, Io::PermissionDenied);
     let shared = rig.start();
     rig.write(2, 100);

@@ -7,7 +7,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::run::{RestoreEnv, run};
+use super::run::{RestoreEnv, resolve, run};
 use super::scratch::tidy;
 use super::{Cancel, RestoreOptions, RestoreReport};
 use crate::disk::DiskLock;
@@ -19,21 +19,27 @@ use crate::store::LtxStore;
 const TURN_POLL: Duration = Duration::from_millis(20);
 
 /// Restores the newest state if there is no database at `path`, or an empty file that nobody uses. `None` if there
-/// is one already, or if there is no backup.
-pub(crate) async fn ensure_exists(store: &LtxStore, path: &Path, env: &RestoreEnv) -> Result<Option<RestoreReport>> {
-    let (disk, at) = (env.disk.clone(), path.to_path_buf());
+/// is one already, or if there is no backup. Cancelling leaves nothing behind.
+pub(crate) async fn ensure_exists(
+    store: &LtxStore,
+    path: &Path,
+    env: &RestoreEnv,
+    cancel: &Cancel,
+) -> Result<Option<RestoreReport>> {
+    let path = &resolve(path, env).await?;
+    let (disk, at) = (env.disk.clone(), path.clone());
     env.blocking.run(move || tidy(disk.as_ref(), &at)).await;
     if file_len(path, env).await?.is_some_and(|len| len > 0) {
         return Ok(None);
     }
-    let _turn = turn(path, env).await?;
+    let _turn = turn(path, env, cancel).await?;
     let overwrite = match file_len(path, env).await? {
         Some(0) => true,
         Some(_) => return Ok(None),
         None => false,
     };
     let options = RestoreOptions::new(path).overwrite(overwrite);
-    match run(store, &options, env, &|_| {}, &Cancel::new()).await {
+    match run(store, &options, env, &|_| {}, cancel).await {
         Ok(report) => Ok(Some(report)),
         Err(error) if error.kind() == ErrorKind::NoBackup => no_backup(store, path, env, error).await,
         Err(error) => Err(error.while_doing("restore the missing database")),
@@ -65,10 +71,11 @@ async fn file_len(path: &Path, env: &RestoreEnv) -> Result<Option<u64>> {
     }
 }
 
-async fn turn(path: &Path, env: &RestoreEnv) -> Result<Box<dyn DiskLock>> {
+async fn turn(path: &Path, env: &RestoreEnv, cancel: &Cancel) -> Result<Box<dyn DiskLock>> {
     let folder = state_folder(path);
     let lock_path = folder.join("restore.lock");
     loop {
+        cancel.check()?;
         let (disk, folder, at) = (env.disk.clone(), folder.clone(), lock_path.clone());
         let lock = env.blocking.run(move || {
             disk.create_dir_all(&folder)?;

@@ -36,7 +36,7 @@ impl Limits {
     /// 16 MiB in ranges of 2 MiB: 800 MB/s at 20 ms. Twice as much was not faster, but allocators keep what was
     /// used, and a restore is to stay below 64 MiB.
     pub(crate) fn new(parallelism: usize) -> Self {
-        Self { parallelism, budget: 32 << 20, range: 4 << 20 }
+        Self { parallelism, budget: 16 << 20, range: 2 << 20 }
     }
 }
 

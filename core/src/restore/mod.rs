@@ -27,10 +27,11 @@ use std::time::Duration;
 use replicate_format::Txid;
 
 use crate::clock::Timestamp;
+use crate::error::{Error, ErrorKind, Result};
 
 pub(crate) use self::ensure::ensure_exists;
 pub(crate) use self::plan::is_restorable;
-pub(crate) use self::run::{RestoreEnv, run};
+pub(crate) use self::run::{RestoreEnv, cancellable, run};
 pub(crate) use self::scratch::tidy;
 
 /// Which state to restore.
@@ -161,5 +162,13 @@ impl Cancel {
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         self.0.load(Ordering::Relaxed)
+    }
+
+    /// An error once it was used.
+    pub(crate) fn check(&self) -> Result<()> {
+        match self.is_cancelled() {
+            true => Err(Error::new(ErrorKind::Cancelled, "cancelled by the caller")),
+            false => Ok(()),
+        }
     }
 }

@@ -5,7 +5,7 @@
 //! file that is gone when it is fetched, or a gap in the listing, can be the doing of a compaction that runs at the same
 //! time: then the replica is listed again, once. Called by `auto`, `fleet` and `ensure`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,9 +40,10 @@ pub(crate) struct RestoreEnv {
 const CANCEL_POLL: Duration = Duration::from_millis(50);
 
 /// Bytes handed to the page writer at once.
-const FEED: usize = 4 << 20;
+const FEED: usize = 2 << 20;
 
-/// Restores a database. `progress` is called in this task, with rising figures; the last ones are equal.
+/// Restores a database. `progress` is called in this task, with rising figures; the last ones are equal. An output
+/// that is a link stands for the file it leads to, whether there is one or not.
 pub(crate) async fn run(
     store: &LtxStore,
     options: &RestoreOptions,
@@ -59,6 +60,7 @@ pub(crate) async fn run(
         let message = format!("parallelism is not valid: {}: out of range, 1 to 64", options.parallelism);
         return Err(Error::new(ErrorKind::Config, message));
     }
+    let options = &RestoreOptions { output: resolve(&options.output, env).await?, ..options.clone() };
     let mut meter = Meter { progress, done: 0, total: 0 };
     let built = cancellable(env.clock.as_ref(), cancel, build(store, options, env, &mut meter)).await?;
     let Built { scratch, plan, shape } = built;
@@ -79,6 +81,13 @@ pub(crate) async fn run(
     let (db, txid, bytes) = (options.output.display(), report.txid, report.bytes);
     tracing::info!(%db, %txid, bytes, elapsed = ?report.elapsed, "restored");
     Ok(report)
+}
+
+/// Where SQLite would make the database.
+pub(super) async fn resolve(path: &Path, env: &RestoreEnv) -> Result<PathBuf> {
+    let (disk, at) = (env.disk.clone(), path.to_path_buf());
+    let resolved = env.blocking.run(move || disk.resolve(&at)).await;
+    resolved.map_err(|e| Error::disk("follow the link", path, e))
 }
 
 /// A database that is whole, durable and checked, but has no name yet.
@@ -274,12 +283,14 @@ impl Meter<'_> {
 }
 
 /// The result of `work`, unless it is cancelled before; then `work` is dropped.
-async fn cancellable<T>(clock: &dyn Clock, cancel: &Cancel, work: impl Future<Output = Result<T>>) -> Result<T> {
+pub(crate) async fn cancellable<T>(
+    clock: &dyn Clock,
+    cancel: &Cancel,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
     let mut work = pin!(work);
     loop {
-        if cancel.is_cancelled() {
-            return Err(Error::new(ErrorKind::Cancelled, "the restore was cancelled"));
-        }
+        cancel.check()?;
         tokio::select! {
             biased;
             done = &mut work => return done,

@@ -3,7 +3,8 @@
 //! The scratch file lies beside the target, with a lock file of its own that is held until the scratch file has its
 //! name, so that whoever finds one whose lock is free knows it for a leftover and removes it ([`tidy`]). Nothing of
 //! the target changes before [`Scratch::place`], and what that moves out of the way comes back if it fails, or, if the
-//! process was killed, with the next look at the target. No descriptor of the scratch file is open when it gets its
+//! process was killed, with the next look at the target. It has the mode that SQLite would give a new database, or that of
+//! the one it replaces. No descriptor of the scratch file is open when it gets its
 //! name: closing one afterwards would drop the locks that the host's own SQLite may have taken by then. Called by
 //! `run` and `ensure`.
 
@@ -51,7 +52,7 @@ impl Scratch {
             let Some(lock) = lock else { continue };
             let (path, target, lock) = (beside(target, &id, FILE), target.to_path_buf(), Some(lock));
             let scratch = Self { disk, target, id, path, lock, placed: false };
-            let file = scratch.disk.create(&scratch.path);
+            let file = scratch.disk.create_database(&scratch.path);
             let file = file.map_err(|e| Error::disk("create", &scratch.path, e))?;
             return Ok((scratch, file));
         }
@@ -87,6 +88,10 @@ impl Scratch {
             Err(error) if claimed && error.kind() == ErrorKind::Busy => return Err(exists(&target)),
             other => other?,
         };
+        if replaced.is_some() {
+            // Nobody may read the new one who could not read the old one.
+            disk.copy_access(&target, &self.path).map_err(|e| Error::disk("copy the access rights", &target, e))?;
+        }
         let why = match &replaced {
             Some(old) => Some(format!("{REPLACED}{}-{}", self.id, old.modified.0)),
             None if claimed => Some(format!(".orphan-{}", now.0)),
@@ -173,7 +178,7 @@ fn claim(disk: &dyn Disk, target: &Path) -> Result<bool> {
         // Whoever still has the earlier database open would be disturbed.
         drop(sqlite::guard_for_replace(target)?);
         let empty = crate::disk::temporary_name(target);
-        drop(disk.create(&empty).map_err(wrap)?);
+        drop(disk.create_database(&empty).map_err(wrap)?);
         disk.rename_new(&empty, target).map_err(|e| {
             let _ = disk.remove(&empty);
             if e.kind() == io::ErrorKind::AlreadyExists { exists(target) } else { wrap(e) }

@@ -7,8 +7,7 @@
 //!
 //! It turns bytes into [`Batch`]es and does no I/O itself: the caller writes a batch while the next one is
 //! decoded. It never waits for bytes either but says that it is [`Step::Hungry`], so that it runs in line under
-//! simulation. Memory: one batch, what was fed and not yet decoded, one bit a page, and some bytes a page that
-//! the decoder and the index of the file being read take. Called by `run`.
+//! simulation. Memory: one batch, what was fed and not yet decoded, and one bit a page. Called by `run`.
 
 use std::collections::VecDeque;
 use std::io::{self, Read};
@@ -236,14 +235,17 @@ impl PageWriter {
             match decoder.next_page(self.batch.slot(page_size))? {
                 Some(pgno) if self.done.insert(pgno.get()) => self.batch.keep(pgno, page_size),
                 Some(_) => {}
-                // What follows the pages is read in one go, so it must be here.
-                None if self.feed.holds(usize::MAX) => {
+                None => {
+                    // The index is long, so it is read as it comes. What follows it is short and read in one go.
+                    decoder.read_index(self.feed.len())?;
+                    if !self.feed.holds(usize::MAX) {
+                        break Step::Hungry;
+                    }
                     decoder.finish()?;
                     self.at += 1;
                     self.feed = Feed::default();
                     return Ok(None);
                 }
-                None => break Step::Hungry,
             }
         };
         self.decoder = Some(decoder);
@@ -302,6 +304,10 @@ impl Feed {
             fed.pieces.push_back(bytes);
             fed.ended |= last;
         });
+    }
+
+    fn len(&self) -> u64 {
+        self.with(|fed| fed.len as u64)
     }
 
     /// Whether a reader of this many bytes meets them, or the end of the file.
@@ -433,6 +439,37 @@ mod tests {
         let lock_at = page_size.lock_page().offset(page_size);
         assert!(written.iter().all(|(&at, &len)| at + len <= lock_at || at > lock_at));
         assert!(written.len() as u64 <= total / BATCH as u64 + 3, "{} writes", written.len());
+    }
+
+    #[test]
+    fn what_waits_to_be_decoded_is_short_however_many_pages_a_file_has() {
+        let (page_size, pages, txids) = (PageSize::MIN, 20_000, TxidRange::single(Txid(1)).expect("valid"));
+        let mut encoder = Encoder::new(Vec::new(), Header::untracked(page_size, pages, txids, 0), PageEncoding::Block)
+            .expect("valid");
+        for pgno in 1..=pages {
+            encoder.page(Pgno::new(pgno).expect("not zero"), &[7; 512]).expect("in order");
+        }
+        let mut bytes = Bytes::from(encoder.finish().expect("complete").1);
+        let (_, blob) = busy_model(512).store();
+        let mut info = block_on(crate::store::LtxStore::new(blob).list_all()).expect("listed").remove(0);
+        (info.txids, info.size) = (txids, bytes.len() as u64);
+        let mut writer = PageWriter::new(vec![info]);
+        let mut batch = Batch::default();
+        loop {
+            match writer.step().expect("fine") {
+                Step::Full => {
+                    batch = writer.swap_batch(batch);
+                    batch.write(&Written::default()).expect("written");
+                }
+                Step::Hungry => {
+                    assert!(writer.feed.len() <= 2000, "{} wait", writer.feed.len());
+                    let piece = bytes.split_to(1000.min(bytes.len()));
+                    writer.feed(Piece { file: 0, bytes: piece, last: bytes.is_empty() });
+                }
+                Step::Done => break,
+            }
+        }
+        assert_eq!(writer.finish().expect("complete").commit, pages);
     }
 
     #[test]

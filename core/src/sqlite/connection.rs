@@ -38,7 +38,7 @@ fn plain(path: &Path) -> Result<PathBuf> {
 }
 
 /// A database of such a name would not get its locks from the pool, and SQLite would mix it up with its own files.
-fn refuse_companions(path: &Path) -> Result<()> {
+pub(crate) fn refuse_companions(path: &Path) -> Result<()> {
     let name = path.as_os_str().as_encoded_bytes();
     for end in ["-wal", "-shm", "-journal"] {
         if name.ends_with(end.as_bytes()) {

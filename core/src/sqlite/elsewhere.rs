@@ -5,44 +5,12 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
+use super::FileId;
 use crate::{Error, ErrorKind, Result};
 
 fn unsupported() -> Error {
     Error::new(ErrorKind::Unsupported, "replication from inside a program is not available on this system yet")
         .with_hint("run the `replicate` command, or this program, on Linux")
-}
-
-/// What a file is, whatever its name.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct FileId {
-    /// The device.
-    pub dev: u64,
-    /// The number of the inode on it.
-    pub ino: u64,
-}
-
-impl FileId {
-    /// What an open file is.
-    ///
-    /// # Errors
-    /// As `fstat`.
-    pub fn of_file(file: &std::fs::File) -> io::Result<Self> {
-        use std::os::unix::fs::MetadataExt;
-        let meta = file.metadata()?;
-        Ok(Self { dev: meta.dev(), ino: meta.ino() })
-    }
-
-    /// What the path names now; `None` if nothing.
-    ///
-    /// # Errors
-    /// What the system answers.
-    pub fn of_path(path: &Path) -> io::Result<Option<Self>> {
-        match rustix::fs::stat(path) {
-            Ok(found) => Ok(Some(Self { dev: found.st_dev as u64, ino: found.st_ino as u64 })),
-            Err(rustix::io::Errno::NOENT) => Ok(None),
-            Err(e) => Err(e.into()),
-        }
-    }
 }
 
 /// A file open for reading; cannot be made here.

@@ -9,7 +9,7 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use super::{pool, sys};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, Result};
 
 static FORKED: AtomicBool = AtomicBool::new(false);
 /// The process in which the handlers run; 0 before they are installed.
@@ -25,18 +25,14 @@ pub fn forked() -> bool {
 }
 
 pub(super) fn check() -> Result<()> {
-    if !forked() {
-        return Ok(());
-    }
-    Err(Error::new(ErrorKind::Forked, "this process was forked while replication ran")
-        .with_hint("start replication in the child, after the fork (post-fork hook), or use spawn instead of fork"))
+    if forked() { Err(Error::forked()) } else { Ok(()) }
 }
 
 /// Adds a descriptor of ours (lock file, file watch) that a forked child must let go at once: it is replaced by
 /// `/dev/null` there. Unregister it before closing it.
 ///
 /// # Errors
-/// [`ErrorKind::Internal`] if it is not open.
+/// [`ErrorKind::Internal`](crate::ErrorKind::Internal) if it is not open.
 pub fn register_for_fork(fd: BorrowedFd<'_>) -> Result<()> {
     prepare_process();
     pool::register(fd.as_raw_fd())

@@ -13,7 +13,7 @@ use std::os::fd::RawFd;
 
 use libc::c_int;
 
-use super::pinned::FileId;
+use super::FileId;
 use super::pool::{closes_nothing, note_closed_externally};
 use super::sys::{self, Errno, Lock, Owner, WHOLE};
 

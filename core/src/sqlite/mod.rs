@@ -23,6 +23,7 @@ mod door;
 mod failure;
 #[cfg(test)]
 pub(crate) mod faulty;
+mod identity;
 mod signals;
 
 #[cfg(target_os = "linux")]
@@ -46,6 +47,7 @@ mod sys;
 mod elsewhere;
 
 pub use check::{Check, check_database};
+pub(crate) use connection::refuse_companions;
 pub use connection::{
     Checkpoint, CheckpointMode, begin_read, begin_write, checkpoint, checkpoint_passive, end_read, journal_mode,
     open_connection, rollback, switch_to_wal,
@@ -56,11 +58,12 @@ pub use door::{Attach, Door, Identity, WalView};
 pub(crate) use door::{Attach, Door, Identity, WalView};
 pub(crate) use door::{SqliteAttach, is_database};
 pub use failure::files_replaced;
+pub use identity::FileId;
 pub(crate) use signals::block_signals;
 
 #[cfg(not(target_os = "linux"))]
 pub use elsewhere::{
-    FileId, PinnedFile, PoolSize, ReplaceGuard, descriptors_closed_externally, forked, guard_for_replace,
+    PinnedFile, PoolSize, ReplaceGuard, descriptors_closed_externally, forked, guard_for_replace,
     guarded_replace_check, is_isolated, isolate_sqlite, pool_size, probe, register_for_fork, sole_sqlite, sweep_all,
     unregister_for_fork,
 };
@@ -78,7 +81,7 @@ pub use fork::{forked, register_for_fork, unregister_for_fork};
 #[cfg(target_os = "linux")]
 pub use oslock::{is_isolated, isolate_sqlite};
 #[cfg(target_os = "linux")]
-pub use pinned::{FileId, PinnedFile};
+pub use pinned::PinnedFile;
 #[cfg(target_os = "linux")]
 pub use pool::{PoolSize, descriptors_closed_externally, pool_size, sweep_all};
 #[cfg(target_os = "linux")]

@@ -9,42 +9,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::inodes::Borrower;
-use super::pool;
 use super::sys::{self, Errno};
+use super::{FileId, pool};
 use crate::{Error, ErrorKind, Result};
-
-/// What a file *is*, whatever its name: its device and its number there.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct FileId {
-    /// The device.
-    pub dev: u64,
-    /// The number of the inode on it.
-    pub ino: u64,
-}
-
-impl FileId {
-    /// What an open file is.
-    ///
-    /// # Errors
-    /// As `fstat`.
-    pub fn of_file(file: &std::fs::File) -> io::Result<Self> {
-        use std::os::unix::fs::MetadataExt;
-        let meta = file.metadata()?;
-        Ok(Self { dev: meta.dev(), ino: meta.ino() })
-    }
-
-    /// What the path names now, without opening it; `None` if nothing.
-    ///
-    /// # Errors
-    /// What the system answers, except that there is no such file.
-    pub fn of_path(path: &Path) -> io::Result<Option<Self>> {
-        match sys::stat_path(&c_path(path)?, true) {
-            Ok(found) => Ok(Some(found.id)),
-            Err(Errno(libc::ENOENT)) => Ok(None),
-            Err(e) => Err(e.into_io()),
-        }
-    }
-}
 
 /// A file open for reading whose descriptor goes back to the pool on drop instead of being closed.
 #[derive(Debug)]

@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use libc::c_int;
 
+use super::FileId;
 use super::fork;
 use super::inodes::{Borrower, State, Which};
-use super::pinned::FileId;
 use super::sys::{self, Errno, Lock, Owner, WHOLE};
 
 /// Set once a descriptor of ours turned out to be closed, or to be somebody else's, behind our back.

@@ -9,7 +9,7 @@ use std::os::fd::RawFd;
 
 use libc::{c_int, c_short};
 
-use super::pinned::FileId;
+use super::FileId;
 
 /// What the system answered.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -57,9 +57,10 @@ class Replicator:
         return self._enabled
 
     def sync(self, timeout: Optional[Seconds] = None) -> SyncStatus:
-        """Returns when everything committed before the call has arrived at the store.
+        """Returns when everything committed before the call, by any process, has arrived at the store.
 
-        After ``timeout`` seconds it raises :class:`SyncTimeoutError`; the upload goes on.
+        In state ``standby`` the process that replicates is asked, and the status is the one it had then. After
+        ``timeout`` seconds it raises :class:`SyncTimeoutError`; the upload goes on.
         """
         return SyncStatus._of(self._native.sync(as_seconds(timeout)))
 
@@ -68,7 +69,7 @@ class Replicator:
         return SyncStatus._of(self._native.sync_status())
 
     def wait(self, txid: Union[int, str], timeout: Optional[Seconds] = None) -> SyncStatus:
-        """Returns when the store has acknowledged this capture."""
+        """Returns when the store has acknowledged this capture; in state ``standby`` a :class:`BusyError`."""
         return SyncStatus._of(self._native.wait(txid, as_seconds(timeout)))
 
     def events(self) -> Events:

@@ -3,10 +3,12 @@
 //! Signals and events come from threads of their own and meet in one channel, so that an idle database
 //! wakes nothing up.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-use replicate::{Error, ErrorKind, Event, Events, Handle, State, StopReport};
+use replicate::{Cancel, Error, ErrorKind, Event, Events, Handle, State, StopReport};
 use serde_json::{Value, json};
 
 use crate::args::Replicate;
@@ -25,12 +27,24 @@ enum Message {
 pub(super) fn run(request: Replicate) -> Result<(), Failure> {
     let (to_main, messages) = channel();
     let from_signals: Sender<Message> = to_main.clone();
-    // A receiver that is gone means the process is ending already.
-    signal::on_first(move |_| drop(from_signals.send(Message::Signal)))?;
+    let (cancel, signalled) = (Cancel::new(), Arc::new(AtomicI32::new(0)));
+    let (cancelled, number) = (cancel.clone(), Arc::clone(&signalled));
+    signal::on_first(move |signal| {
+        number.store(signal, Ordering::Relaxed);
+        // Before there is a replicator to stop.
+        cancelled.cancel();
+        // A receiver that is gone means the process is ending already.
+        drop(from_signals.send(Message::Signal));
+    })?;
 
     let database = request.database.display().to_string();
     let replica = request.config.location.as_ref().map(ToString::to_string);
-    let handle = Handle::start(&request.database, request.config)?;
+    let handle = match Handle::start_with(&request.database, request.config, &cancel) {
+        Err(error) if error.kind() == ErrorKind::Cancelled => {
+            return Err(Failure::Signal(signalled.load(Ordering::Relaxed)));
+        }
+        other => other?,
+    };
     let events = handle.events();
     let status = handle.sync_status()?;
     let diary = Diary::new(request.json);

@@ -51,7 +51,8 @@ fn options(request: &Restore) -> RestoreOptions {
 }
 
 fn exists(request: &Restore) -> bool {
-    std::fs::symlink_metadata(&request.output).is_ok()
+    // A link that leads nowhere stands for a database that does not exist.
+    std::fs::metadata(&request.output).is_ok()
 }
 
 /// Whether the failure means that there is nothing to restore at all. A replica that does not reach the

@@ -60,7 +60,12 @@ impl Replicating {
 
     /// The same, prepared by the caller.
     pub fn start_as(database: &str, url: &str, prepare: impl FnOnce(&mut Command)) -> Self {
-        let mut command = command(&["replicate", "--json", database, url]);
+        Self::with(&[database, url], prepare)
+    }
+
+    /// The same with these arguments.
+    pub fn with(arguments: &[&str], prepare: impl FnOnce(&mut Command)) -> Self {
+        let mut command = command(&[&["replicate", "--json"], arguments].concat());
         prepare(&mut command);
         let mut child = command.stdout(Stdio::piped()).spawn().expect("the command starts");
         let output = BufReader::new(child.stdout.take().expect("piped"));

@@ -1,8 +1,8 @@
 //! Reads an LTX file page by page, and vouches for it at the end.
 //!
 //! Pages are handed out before the checksum of the file is known: whoever keeps them must wait for
-//! [`Decoder::finish`] before calling them good. Memory is one window of some frames and about three bytes a
-//! page for the index, whatever the file declares.
+//! [`Decoder::finish`] before calling them good. Memory is one window of some frames, whatever the file declares and
+//! however many pages it holds.
 
 use std::fmt;
 use std::io::Read;
@@ -11,10 +11,13 @@ use crate::Pgno;
 use crate::checksum::{Crc64, RollingChecksum};
 use crate::error::{FormatError, Result};
 use crate::ltx::frame::{self, FrameStart, PAGE_HEADER_LEN};
-use crate::ltx::frame_log::FrameLog;
 use crate::ltx::header::{HEADER_LEN, Header, TRAILER_LEN, Trailer};
+use crate::ltx::index_sum::{Ending, IndexSum};
 use crate::ltx::order;
 use crate::ltx::window::{MIN_ROOM, Window};
+
+/// Bytes of the index looked at in one go; a window has room for them.
+const INDEX_PART: u64 = 16 * 1024;
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum State {
@@ -28,7 +31,9 @@ pub struct Decoder<R> {
     input: Window<R>,
     header: Header,
     crc: Crc64,
-    log: FrameLog,
+    index: IndexSum,
+    /// What is known of the index once all pages are read.
+    ending: Option<Ending>,
     rolling: Option<RollingChecksum>,
     state: State,
     /// The frame of the last page, still in the window.
@@ -39,7 +44,7 @@ impl<R> fmt::Debug for Decoder<R> {
     /// Leaves out what the pages say.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = f.debug_struct("Decoder");
-        text.field("header", &self.header).field("pages", &self.log.pages()).field("state", &self.state);
+        text.field("header", &self.header).field("pages", &self.index.pages()).field("state", &self.state);
         text.finish_non_exhaustive()
     }
 }
@@ -60,7 +65,8 @@ impl<R: Read> Decoder<R> {
         input.reserve(MIN_ROOM.max(2 * frame::max_frame_len(header.page_size)));
         let tracked_snapshot = header.is_tracked() && header.is_snapshot();
         let rolling = tracked_snapshot.then(|| RollingChecksum::new(header.page_size));
-        Ok(Self { input, header, crc, log: FrameLog::default(), rolling, state: State::Pages, current: None })
+        let index = IndexSum::default();
+        Ok(Self { input, header, crc, index, ending: None, rolling, state: State::Pages, current: None })
     }
 
     /// The header of the file.
@@ -72,7 +78,7 @@ impl<R: Read> Decoder<R> {
     /// Pages read so far.
     #[must_use]
     pub const fn pages(&self) -> u64 {
-        self.log.pages()
+        self.index.pages()
     }
 
     /// Reads the next page into `page`, whose length is the page size. `None` after the last one.
@@ -115,6 +121,36 @@ impl<R: Read> Decoder<R> {
         self.check_trailer()
     }
 
+    /// After the last page: reads on, over at most so many bytes of the page index; returns how many of it are left.
+    ///
+    /// [`finish`](Self::finish) reads them, too. This is for who must not make the reader wait: an index is as long as
+    /// ten bytes a page.
+    ///
+    /// # Errors
+    /// An input that ends, or pages that are not read yet.
+    pub fn read_index(&mut self, at_most: u64) -> Result<u64> {
+        let Some(ending) = self.ending.as_mut().filter(|_| self.state == State::Ended) else {
+            return Err(FormatError::Misuse { what: "ltx decoder", why: "its pages are not read yet" });
+        };
+        let mut may = at_most;
+        while may > 0 && ending.left() > 0 {
+            let part = ending.left().min(may).min(INDEX_PART);
+            match self.input.peek(part as usize, "ltx page index") {
+                Ok(bytes) => {
+                    ending.update(bytes);
+                    self.crc.update(bytes);
+                }
+                Err(error) => {
+                    self.state = State::Failed;
+                    return Err(error);
+                }
+            }
+            self.input.consume(part as usize);
+            may -= part;
+        }
+        Ok(ending.left())
+    }
+
     /// The bytes the last page was unpacked from.
     pub(crate) fn current_frame(&self) -> Option<(FrameStart, &[u8])> {
         self.current.map(|start| (start, self.input.held(start.frame_len())))
@@ -129,10 +165,11 @@ impl<R: Read> Decoder<R> {
         let Some(start) = FrameStart::parse(bytes, self.header.page_size, at)? else {
             self.crc.update(&bytes[..PAGE_HEADER_LEN]);
             self.input.consume(PAGE_HEADER_LEN);
-            order::check_complete(&self.header, self.log.last(), at)?;
+            order::check_complete(&self.header, self.index.last(), at)?;
+            self.ending = Some(self.index.end());
             return Ok(None);
         };
-        order::check_next(&self.header, self.log.last(), start.pgno, at)?;
+        order::check_next(&self.header, self.index.last(), start.pgno, at)?;
         let bytes = self.input.peek(start.frame_len(), "ltx page")?;
         start.unpack(bytes, page, at)?;
         self.crc.update(&bytes[..start.covered_len()]);
@@ -140,27 +177,24 @@ impl<R: Read> Decoder<R> {
         if let Some(rolling) = &mut self.rolling {
             rolling.toggle(start.pgno, page);
         }
-        self.log.push(start.pgno, start.frame_len());
+        self.index.push(start.pgno, start.frame_len());
         self.current = Some(start);
         Ok(Some(start.pgno))
     }
 
     fn check_index(&mut self) -> Result<()> {
-        let (input, crc) = (&mut self.input, &mut self.crc);
-        let mut check = |expected: &[u8], what: &'static str| {
-            let at = input.at();
-            let found = input.peek(expected.len(), what)?;
-            if found != expected {
-                let first = expected.iter().zip(found).position(|(a, b)| a != b).unwrap_or(0);
-                let (expected, found) = (format!("{:#04x}", expected[first]), format!("{:#04x}", found[first]));
-                return Err(FormatError::invalid(what, at + first as u64, expected, found));
-            }
-            crc.update(found);
-            input.consume(expected.len());
-            Ok(())
-        };
-        let len = self.log.index_pieces(|piece| check(piece, "ltx page index"))?;
-        check(&len.to_be_bytes(), "ltx page index size")
+        self.read_index(u64::MAX)?;
+        let ending = self.ending.as_ref().expect("read_index needs it");
+        ending.check()?;
+        let (expected, at, what) = (ending.size(), self.input.at(), "ltx page index size");
+        let bytes: [u8; 8] = self.input.peek(8, what)?.try_into().expect("eight bytes were peeked");
+        let found = u64::from_be_bytes(bytes);
+        if found != expected {
+            return Err(FormatError::invalid(what, at, expected.to_string(), found));
+        }
+        self.crc.update(&bytes);
+        self.input.consume(bytes.len());
+        Ok(())
     }
 
     fn check_trailer(&mut self) -> Result<Trailer> {

@@ -1,8 +1,7 @@
-//! The page index while a file is written or read: about three bytes a page instead of an entry each.
+//! The page index while a file is written: about three bytes a page instead of an entry each.
 //!
 //! The frames of a file follow each other without gaps from byte 100 on, so the step of the page number and
-//! the length of the frame say everything. The encoder writes its index from this log; the decoder compares
-//! the index it reads with it, piece by piece, so neither ever holds the index.
+//! the length of the frame say everything. The encoder writes its index from this log.
 
 use crate::Pgno;
 use crate::ltx::header::HEADER_LEN;

@@ -10,6 +10,7 @@ mod frame;
 mod frame_log;
 mod header;
 mod index;
+mod index_sum;
 mod merge;
 mod name;
 mod order;

@@ -201,6 +201,11 @@ impl Folder {
         info.map(|info| serde_json::from_slice(&info).map_err(io::Error::from)).transpose()
     }
 
+    /// When an upload was started.
+    pub(super) fn begun(&self, id: &str) -> io::Result<SystemTime> {
+        fs::metadata(self.upload_folder(id).join("info"))?.modified()
+    }
+
     pub(super) fn uploads(&self) -> io::Result<Vec<(String, Upload)>> {
         let mut uploads = Vec::new();
         for entry in fs::read_dir(self.root.join(".uploads"))? {

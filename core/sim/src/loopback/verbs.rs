@@ -582,6 +582,7 @@ impl S3 for Verbs {
         let uploads = self.folder.uploads().map_err(broken)?.into_iter();
         let uploads = uploads.filter(|(_, upload)| upload.bucket == input.bucket && upload.key.starts_with(&prefix));
         let uploads = uploads.map(|(id, upload)| MultipartUpload {
+            initiated: self.folder.begun(&id).ok().map(Into::into),
             key: Some(upload.key),
             upload_id: Some(id),
             ..MultipartUpload::default()

@@ -31,11 +31,7 @@ impl S3Store {
             return stream::iter([Err(error)]).boxed();
         }
         let pages = Pages {
-            prefix: if prefix.is_empty() && self.location.prefix.is_empty() {
-                String::new()
-            } else {
-                self.full(prefix)
-            },
+            prefix: self.full(prefix),
             start_after: start_after.map(|key| self.full(key)),
             next: Next::First,
             ready: VecDeque::new(),
@@ -82,10 +78,7 @@ impl S3Store {
             if pages.start_after.as_deref().is_some_and(|after| full <= after) {
                 return Err(self.broken("keys before those that were asked for"));
             }
-            let below = match self.location.prefix.as_str() {
-                "" => Some(full),
-                prefix => full.strip_prefix(prefix).and_then(|rest| rest.strip_prefix('/')),
-            };
+            let below = full.strip_prefix(self.root.as_str());
             // A name that cannot be a key (the empty object that stands for a folder) is nobody's object here.
             let Some(Ok(key)) = below.filter(|key| *key != PROBE).map(ObjectKey::new) else { continue };
             pages.ready.push_back(ObjectMeta {

@@ -15,7 +15,9 @@ mod list;
 mod provider;
 mod put;
 mod stamp;
+mod sweep;
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -51,6 +53,8 @@ const TRUSTED_LENGTH: u64 = 16 << 20;
 #[derive(Debug)]
 pub struct S3Store {
     location: S3Location,
+    /// What stands before every key.
+    root: String,
     provider: &'static Provider,
     http: client::Http,
     client: OnceCell<Client>,
@@ -58,21 +62,37 @@ pub struct S3Store {
     conditional: OnceCell<bool>,
     /// The last upload in parts, if an outage has interrupted it.
     interrupted: Mutex<Option<put::Interrupted>>,
+    /// Folders in which abandoned uploads were looked for, and when.
+    swept: Mutex<HashMap<String, Duration>>,
     clock: SystemClock,
 }
 
 impl S3Store {
     /// The store at this place. Reads the CA bundle that the environment names, and nothing else.
     pub fn new(location: S3Location) -> Result<Self> {
+        let root = if location.prefix.is_empty() { String::new() } else { format!("{}/", location.prefix) };
+        Self::with_root(location, root)
+    }
+
+    /// The places where Litestream keeps a replica whose prefix is empty: it writes `.` or nothing before the slash,
+    /// depending on how its URL ends. To be read only.
+    pub(super) fn spellings(location: &S3Location) -> Result<Vec<Self>> {
+        let roots: &[&str] = if location.prefix.is_empty() { &["./", "/"] } else { &[] };
+        roots.iter().map(|root| Self::with_root(location.clone(), (*root).to_owned())).collect()
+    }
+
+    fn with_root(location: S3Location, root: String) -> Result<Self> {
         let provider = Provider::of(location.endpoint.as_deref());
         let http = client::Http::new(location.endpoint.as_deref())?;
         Ok(Self {
             location,
+            root,
             provider,
             http,
             client: OnceCell::new(),
             conditional: OnceCell::new(),
             interrupted: Mutex::default(),
+            swept: Mutex::default(),
             clock: SystemClock::new(),
         })
     }
@@ -82,10 +102,7 @@ impl S3Store {
     }
 
     fn full(&self, key: &str) -> String {
-        match self.location.prefix.as_str() {
-            "" => key.to_owned(),
-            prefix => format!("{prefix}/{key}"),
-        }
+        format!("{}{key}", self.root)
     }
 
     fn doing<'a>(&'a self, what: &'static str, key: Option<&'a ObjectKey>) -> Doing<'a> {

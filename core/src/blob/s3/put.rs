@@ -124,6 +124,7 @@ impl S3Store {
     async fn start_upload(&self, key: &ObjectKey, created: Timestamp) -> BlobResult<Upload> {
         let client = self.client().await?;
         let full = self.full(key.as_str());
+        self.sweep_uploads(&full).await;
         let started = client
             .create_multipart_upload()
             .bucket(&self.location.bucket)
@@ -135,8 +136,9 @@ impl S3Store {
             .await
             .map_err(|e| self.doing("start upload", Some(key)).failed(e))?;
         let id = started.upload_id().ok_or_else(|| Error::internal("an upload without id"))?.to_owned();
-        let (client, bucket, sent) = (client.clone(), self.location.bucket.clone(), Mutex::default());
-        Ok(Upload { client, bucket, key: full, id, sent, gone: AtomicBool::new(false), open: true })
+        let mut upload = Upload::ended(client.clone(), &self.location.bucket, &full, &id);
+        upload.open = true;
+        Ok(upload)
     }
 
     async fn send_parts(&self, key: &ObjectKey, body: &Body, upload: &Upload) -> BlobResult<Vec<CompletedPart>> {
@@ -273,7 +275,7 @@ fn is_taken<E>(error: &SdkError<E, HttpResponse>) -> bool {
 }
 
 /// An upload in parts, which must be completed or aborted: its parts are paid for until then.
-struct Upload {
+pub(super) struct Upload {
     client: Client,
     bucket: String,
     key: String,
@@ -306,6 +308,12 @@ impl fmt::Debug for Interrupted {
 }
 
 impl Upload {
+    /// One that only has to be aborted.
+    pub(super) fn ended(client: Client, bucket: &str, key: &str, id: &str) -> Self {
+        let (bucket, key, id) = (bucket.to_owned(), key.to_owned(), id.to_owned());
+        Self { client, bucket, key, id, sent: Mutex::default(), gone: AtomicBool::new(false), open: false }
+    }
+
     fn sent(&self) -> MutexGuard<'_, BTreeMap<i32, CompletedPart>> {
         self.sent.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -316,7 +324,7 @@ impl Upload {
         gone
     }
 
-    async fn abort(&self) {
+    pub(super) async fn abort(&self) {
         let request = self.client.abort_multipart_upload().bucket(&self.bucket).key(&self.key).upload_id(&self.id);
         if let Err(error) = request.customize().config_override(patience(0)).send().await {
             // The reason for the abort is the error to report; the bucket's lifecycle rule cleans up.

@@ -1,6 +1,7 @@
 //! How a restored database gets its name: what stands in the way, what is moved, what is swept.
 
 use std::io;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -142,7 +143,7 @@ fn a_restore_killed_before_it_replaces_loses_nothing_of_the_old_database() {
     let old = dead.path().join("made.db");
     assert!(!with_suffix(&old, "-wal").exists(), "killed after the log was moved: {:?}", names(dead.path()));
     let (store, _) = busy_model(512).store();
-    let found = block_on(ensure_exists(&store, &old, &env(Blocking::Pool))).expect("there");
+    let found = block_on(ensure_exists(&store, &old, &env(Blocking::Pool), &Cancel::new())).expect("there");
     assert!(found.is_none());
     assert_eq!(names(dead.path()), ["made.db", "made.db-wal"]);
     assert_eq!(rows(&old), 20);
@@ -297,6 +298,41 @@ fn a_log_without_its_database_is_moved_aside_and_never_applied() {
     assert_eq!(db, "out.db");
     assert!(journal.starts_with("out.db-journal.orphan-") && wal.starts_with("out.db-wal.orphan-"), "{names:?}");
     assert_eq!(std::fs::read(folder.path().join(wal)).expect("readable"), b"w");
+}
+
+#[test]
+fn a_link_stands_for_the_file_it_leads_to_whether_there_is_one_or_not() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (real, link, far) =
+        (folder.path().join("real.db"), folder.path().join("link.db"), folder.path().join("far.db"));
+    symlink("real.db", &link).expect("linked");
+    symlink(&link, &far).expect("linked");
+    restore(&far, false).expect("there is none yet");
+    assert_eq!(restore(&link, false).expect_err("exists").kind(), ErrorKind::Exists);
+    std::fs::write(&real, b"other").expect("written");
+    restore(&link, true).expect("replaced");
+    assert!(std::fs::read(&real).expect("readable") == busy_model(512).bytes(10));
+    assert!(link.is_symlink() && far.is_symlink() && !real.is_symlink());
+    assert_eq!(names(folder.path()), ["far.db", "link.db", "real.db"]);
+
+    let circle = folder.path().join("circle.db");
+    symlink("circle.db", &circle).expect("linked");
+    assert_eq!(restore(&circle, true).expect_err("no end").kind(), ErrorKind::Disk);
+}
+
+#[test]
+fn a_new_database_has_the_mode_that_sqlite_gives_and_another_keeps_that_of_the_one_it_replaces() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mode = |path: &Path| std::fs::metadata(path).expect("it is there").permissions().mode() & 0o7777;
+    let (by_sqlite, _) = sqlite_database(folder.path(), 1);
+    let output = folder.path().join("out.db");
+    restore(&output, false).expect("restored");
+    assert_eq!(mode(&output), mode(&by_sqlite), "{:o}", mode(&output));
+    for wanted in [0o600, 0o664] {
+        std::fs::set_permissions(&output, std::fs::Permissions::from_mode(wanted)).expect("set");
+        restore(&output, true).expect("replaced");
+        assert_eq!(mode(&output), wanted, "{:o}", mode(&output));
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::disk::RealDisk;
 use crate::error::{Error, ErrorKind};
 use crate::exec::Blocking;
 use crate::restore::testing::*;
-use crate::restore::{Cancel, Check, RestoreOptions, ensure_exists, run};
+use crate::restore::{self, Cancel, Check, RestoreEnv, RestoreOptions, RestoreReport, run};
 use crate::store::LtxStore;
 
 /// Tells a test process started by a test what to do.
@@ -20,6 +20,10 @@ const FOLDER: &str = "RESTORE_TEST_FOLDER";
 fn file_store(folder: &Path) -> LtxStore {
     let clock = env(Blocking::Pool).clock;
     LtxStore::new(Arc::new(FileStore::new(folder.join("replica"), Arc::new(RealDisk), clock, Blocking::Pool)))
+}
+
+async fn ensure_exists(store: &LtxStore, path: &Path, env: &RestoreEnv) -> crate::Result<Option<RestoreReport>> {
+    restore::ensure_exists(store, path, env, &Cancel::new()).await
 }
 
 /// A folder with the replica of a real database, and the path where it should be.
@@ -105,7 +109,7 @@ fn child() {
             let (store, _) = busy_model(512)
                 .faulty(|_, _, _, _| Some(Err(BlobError::Other(Error::new(ErrorKind::Unavailable, "no answer")))));
             let slow = Arc::new(crate::clock::SystemClock::new());
-            let env = crate::restore::RestoreEnv { clock: slow, ..env(Blocking::Pool) };
+            let env = RestoreEnv { clock: slow, ..env(Blocking::Pool) };
             let _ = block_on(ensure_exists(&store, &path, &env));
             13
         }
@@ -126,6 +130,18 @@ fn an_existing_database_is_left_alone_and_an_empty_file_is_filled() {
 }
 
 #[test]
+fn a_link_that_leads_nowhere_is_a_missing_database() {
+    let (folder, path, bytes) = missing_database();
+    let link = folder.path().join("link.db");
+    std::os::unix::fs::symlink(&path, &link).expect("linked");
+    let store = file_store(folder.path());
+    block_on(ensure_exists(&store, &link, &env(Blocking::Pool))).expect("fine").expect("restored");
+    assert!(std::fs::read(&path).expect("where SQLite would make it") == bytes);
+    assert!(block_on(ensure_exists(&store, &link, &env(Blocking::Pool))).expect("fine").is_none());
+    assert_eq!(names(folder.path()), [".app.db-replicate", "app.db", "link.db", "replica"]);
+}
+
+#[test]
 fn no_backup_is_none_but_a_store_that_fails_and_a_broken_replica_are_errors() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("app.db");
@@ -142,6 +158,40 @@ fn no_backup_is_none_but_a_store_that_fails_and_a_broken_replica_are_errors() {
     let error = ask(&store).expect_err("unreachable");
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(!path.exists());
+}
+
+#[test]
+fn cancelling_ends_the_wait_for_ones_turn_and_the_restore_itself() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("app.db");
+    let cancel = Cancel::new();
+    let bell = cancel.clone();
+    // Every request fails and is tried again a second later, until somebody cancels.
+    let (store, _) = busy_model(512).faulty(move |_, _, _, _| {
+        bell.cancel();
+        Some(Err(BlobError::Other(Error::new(ErrorKind::Unavailable, "no answer"))))
+    });
+    let slow = RestoreEnv { clock: Arc::new(crate::clock::SystemClock::new()), ..env(Blocking::Pool) };
+    let error = block_on(restore::ensure_exists(&store, &path, &slow, &cancel)).expect_err("cancelled");
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
+    assert_eq!(names(folder.path()), [".app.db-replicate"]);
+
+    let lock = env(Blocking::Pool).disk.try_lock(&folder.path().join(".app.db-replicate/restore.lock"));
+    let _others_turn = lock.expect("fine").expect("free");
+    let cancel = Cancel::new();
+    let (answers, answer) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        let (path, cancel) = (&path, &cancel);
+        scope.spawn(move || {
+            let (store, _) = busy_model(512).store();
+            let waited = block_on(restore::ensure_exists(&store, path, &env(Blocking::Pool), cancel));
+            answers.send(waited.map(|_| ()).map_err(|e| e.kind())).expect("somebody waits");
+        });
+        assert!(answer.recv_timeout(Duration::from_millis(200)).is_err(), "it waits for its turn");
+        cancel.cancel();
+        assert_eq!(answer.recv_timeout(Duration::from_secs(20)), Ok(Err(ErrorKind::Cancelled)));
+    });
+    assert_eq!(names(folder.path()), [".app.db-replicate"]);
 }
 
 #[test]
