@@ -356,7 +356,8 @@ impl Capture {
         self.position.due = Some(over.reason);
         self.snapshot_due = over.snapshot;
         if let Some(basis) = over.basis {
-            self.shipped = basis.object;
+            // What had arrived stays in mind whatever the listing shows: its ids are taken.
+            self.shipped = basis.object.or(self.shipped);
             self.position.page_size = basis.page_size.or(self.position.page_size);
         }
         self.record()
