@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, State, StopReport, SyncStatus};
 use crate::fleet::{Member, Queue, Shared};
+use crate::seal::Recipients;
 
 /// A running replicator.
 ///
@@ -30,8 +31,14 @@ pub struct Handle {
 
 struct Running {
     shared: Arc<Shared>,
-    /// Where its replica is.
+    replica: Replica,
+}
+
+/// Where objects go, and for whom they are.
+#[derive(Debug, Eq, PartialEq)]
+struct Replica {
     location: String,
+    sealed_to: String,
 }
 
 /// The replicators of this process by absolute path. Not used after a fork.
@@ -69,12 +76,16 @@ impl Handle {
             tracing::debug!(db = %path.display(), "no store is configured, replication is disabled");
             return Ok(Self { path, pid, shared: None });
         };
-        let mine = location.to_string();
+        if config.age_required && config.keys.recipients().is_none() {
+            return Err(Error::new(ErrorKind::Config, "age_required is set, and there is no age recipient")
+                .with_hint("set REPLICATE_AGE_RECIPIENT or REPLICATE_AGE_RECIPIENTS_FILE"));
+        }
+        let mine = Replica { location: location.to_string(), sealed_to: config.keys.sealed_to() };
         if let (Some(shared), _) = running(&path, &mine)? {
             return Ok(Self { path, pid, shared: Some(shared) });
         }
         let env = environment()?;
-        let store = open_store(location, &env)?;
+        let store = open_store(&config, &env)?;
         let restored = prepare(&path, &config, &store, &env)?;
         // Another thread may have been here meanwhile.
         let mut running = match running(&path, &mine)? {
@@ -82,6 +93,7 @@ impl Handle {
             (None, register) => register,
         };
         let shared = Arc::new(Shared::new(&path, env.clock.clone()));
+        shared.set_sealed_to(config.keys.recipients().map(Recipients::fingerprints).unwrap_or_default());
         if let Some(report) = restored {
             shared.tell(&Event::Restored { txid: report.txid });
         }
@@ -96,7 +108,7 @@ impl Handle {
                 watched.finish(Some(error));
             }
         });
-        running.insert(path.clone(), Running { shared: shared.clone(), location: mine });
+        running.insert(path.clone(), Running { shared: shared.clone(), replica: mine });
         Ok(Self { path, pid, shared: Some(shared) })
     }
 
@@ -194,7 +206,7 @@ type Register = MutexGuard<'static, BTreeMap<PathBuf, Running>>;
 
 /// The replicator of a database, if one runs, and the register as it was when that was seen. Waits for one that
 /// is about to end.
-fn running(path: &Path, location: &str) -> Result<(Option<Arc<Shared>>, Register)> {
+fn running(path: &Path, mine: &Replica) -> Result<(Option<Arc<Shared>>, Register)> {
     let running = loop {
         let mut running = register();
         running.retain(|_, running| !running.shared.is_finished());
@@ -205,13 +217,17 @@ fn running(path: &Path, location: &str) -> Result<(Option<Arc<Shared>>, Register
             shared.await_end()?;
             continue;
         }
-        if found.location != location {
+        if found.replica.location == mine.location && found.replica != *mine {
+            return Err(Error::new(ErrorKind::Config, "this database is replicated already, sealed to other keys")
+                .with_hint("stop that replicator first"));
+        }
+        if found.replica != *mine {
             return Err(Error::new(ErrorKind::Config, "this database is replicated to another place already")
                 .with_hint("stop that replicator first"));
         }
         return Ok((Some(shared), running));
     };
-    if running.values().any(|other| other.location == location) {
+    if running.values().any(|other| other.replica.location == mine.location) {
         return Err(Error::new(ErrorKind::Diverged, "another database of this process has the same replica")
             .with_hint("give each database a path of its own (REPLICATE_S3_PATH or the replica URL)"));
     }
@@ -246,6 +262,7 @@ fn disabled_status() -> SyncStatus {
         last_error: None,
         last_sync: None,
         pending_bytes: 0,
+        sealed_to: Vec::new(),
     }
 }
 

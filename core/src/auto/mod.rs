@@ -63,7 +63,7 @@ pub fn restore(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<RestoreReport> {
     let env = environment()?;
-    let store = open_store(located(config)?, &env)?;
+    let store = open_store(config, &env)?;
     let (options, cancel) = (options.clone(), cancel.clone());
     // The engine notes how far it is; this thread tells.
     let latest = Arc::new(Mutex::new(None));
@@ -87,7 +87,7 @@ pub fn restore(
 /// Those of [`restore`], except that an existing database and an empty replica are none.
 pub fn ensure_exists(path: impl AsRef<Path>, config: &Config) -> Result<bool> {
     let env = environment()?;
-    let store = open_store(located(config)?, &env)?;
+    let store = open_store(config, &env)?;
     Ok(restore_missing(path.as_ref(), &store, &env)?.is_some())
 }
 
@@ -97,7 +97,7 @@ pub fn ensure_exists(path: impl AsRef<Path>, config: &Config) -> Result<bool> {
 /// What the store answers.
 pub fn list(config: &Config) -> Result<Vec<LtxInfo>> {
     let env = environment()?;
-    let store = open_store(located(config)?, &env)?;
+    let store = open_store(config, &env)?;
     runtime::block_on(async move { store.list_all().await }, || ())?
 }
 
@@ -137,8 +137,8 @@ fn restore_env(env: &RealEnv) -> RestoreEnv {
     RestoreEnv { disk: env.disk.clone(), clock: env.clock.clone(), blocking: Blocking::Pool }
 }
 
-fn open_store(location: &StoreLocation, env: &RealEnv) -> Result<LtxStore> {
-    Ok(LtxStore::new(blob::open(location, env.disk.clone())?))
+fn open_store(config: &Config, env: &RealEnv) -> Result<LtxStore> {
+    Ok(LtxStore::new(blob::open(located(config)?, env.disk.clone())?, config.keys.clone()))
 }
 
 /// What must be right before replication starts; tells of a database that was missing and is restored now.
