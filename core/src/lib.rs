@@ -11,6 +11,7 @@ pub mod config;
 pub mod disk;
 pub mod error;
 pub mod event;
+pub mod seal;
 #[cfg(feature = "testing")]
 pub mod simulation;
 pub mod sqlite;

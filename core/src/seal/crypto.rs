@@ -1,0 +1,73 @@
+//! The primitives that the age format is made of, on `ring`: HMAC-SHA-256, HKDF, ChaCha20-Poly1305, chance.
+//!
+//! `ring` does not wipe its own key types, so none of them is kept: they are made from wiped bytes where they
+//! are used, which costs nothing that can be measured.
+
+use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use ring::rand::SecureRandom;
+use zeroize::Zeroizing;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// Bytes that authenticate a piece of sealed data.
+pub(super) const TAG: usize = 16;
+
+/// A secret of 32 bytes, wiped when dropped.
+pub(crate) type Secret32 = Zeroizing<[u8; 32]>;
+
+/// Unpredictable bytes.
+pub(super) fn random<const N: usize>() -> Result<Zeroizing<[u8; N]>> {
+    let mut bytes = Zeroizing::new([0; N]);
+    let drawn = ring::rand::SystemRandom::new().fill(bytes.as_mut());
+    drawn.map_err(|_| Error::new(ErrorKind::Internal, "the system gives no random bytes"))?;
+    Ok(bytes)
+}
+
+/// HMAC-SHA-256 over the parts in a row.
+pub(super) fn hmac(key: &[u8], parts: &[&[u8]]) -> Secret32 {
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, key);
+    let mut context = ring::hmac::Context::with_key(&key);
+    parts.iter().for_each(|part| context.update(part));
+    let mut out = Zeroizing::new([0; 32]);
+    out.copy_from_slice(context.sign().as_ref());
+    out
+}
+
+/// Whether two authenticators are the same, in constant time.
+pub(super) fn same(a: &[u8; 32], b: &[u8; 32]) -> bool {
+    a.iter().zip(b).fold(0, |differs, (a, b)| std::hint::black_box(differs | (a ^ b))) == 0
+}
+
+/// HKDF-SHA-256 with 32 bytes out.
+pub(super) fn hkdf(secret: &[u8], salt: &[u8], info: &[u8]) -> Secret32 {
+    let extracted = hmac(salt, &[secret]);
+    hmac(extracted.as_ref(), &[info, &[1]])
+}
+
+/// SHA-256.
+pub(super) fn sha256(parts: &[&[u8]]) -> [u8; 32] {
+    let mut context = ring::digest::Context::new(&ring::digest::SHA256);
+    parts.iter().for_each(|part| context.update(part));
+    let mut out = [0; 32];
+    out.copy_from_slice(context.finish().as_ref());
+    out
+}
+
+fn aead(key: &[u8; 32]) -> LessSafeKey {
+    LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, key).expect("32 bytes are a key"))
+}
+
+/// Seals in place; the tag belongs behind it.
+pub(super) fn seal(key: &[u8; 32], nonce: [u8; 12], data: &mut [u8]) -> [u8; TAG] {
+    let sealed = aead(key).seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), Aad::empty(), data);
+    let mut tag = [0; TAG];
+    tag.copy_from_slice(sealed.expect("far below the limit of the cipher").as_ref());
+    tag
+}
+
+/// Opens data with its tag in place; the length of the plain data in front. What is left in `data` after a
+/// failure is worthless.
+pub(super) fn open(key: &[u8; 32], nonce: [u8; 12], data: &mut [u8]) -> Option<usize> {
+    let opened = aead(key).open_in_place(Nonce::assume_unique_for_key(nonce), Aad::empty(), data);
+    opened.ok().map(|plain| plain.len())
+}

@@ -1,0 +1,153 @@
+//! What one replica is sealed to and opened with.
+
+use std::fmt;
+
+use age_core::format::FileKey;
+use zeroize::Zeroizing;
+
+use super::auth::{AuthKey, Place};
+use super::crypto;
+use super::header::Header;
+use super::identities::Identities;
+use super::payload::{NONCE, PayloadKey};
+use super::recipients::Recipients;
+use super::{MAGIC_START, SealError};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Keys of one replica: checked, frozen, wiped when the last holder is gone.
+pub struct Keys {
+    recipients: Option<Recipients>,
+    identities: Option<Identities>,
+    auth: Option<AuthKey>,
+    allow_plaintext: bool,
+}
+
+/// What keys are made from. Everything is optional.
+#[derive(Default)]
+pub struct KeysBuilder {
+    /// Whom new objects are sealed to. Without it they are written plain.
+    pub recipients: Option<Recipients>,
+    /// What sealed objects are opened with. Needed only for reading.
+    pub identities: Option<Identities>,
+    /// The secret that new objects are authenticated with, and that is then demanded of what is read.
+    pub auth_key: Option<Zeroizing<[u8; 32]>>,
+    /// Objects that are not sealed are read although there are identities, and sealed and plain objects may mix
+    /// in one replica. For a replica that was written plain before.
+    pub allow_plaintext: bool,
+    /// Sealing to keys that none of the identities opens is not an error.
+    pub allow_foreign: bool,
+}
+
+impl KeysBuilder {
+    /// Checks that they go together.
+    ///
+    /// # Errors
+    /// [`Config`](ErrorKind::Config): the identities open nothing that is sealed to the recipients (a backup that
+    /// nobody here can read), or authentication without recipients or identities.
+    pub fn build(self) -> Result<Keys> {
+        if let (Some(recipients), Some(identities), false) = (&self.recipients, &self.identities, self.allow_foreign)
+            && !identities.open_those_of(recipients)?
+        {
+            let message = "none of the age identities opens what is sealed to the age recipients";
+            return Err(Error::new(ErrorKind::Config, message)
+                .with_hint("give keys that belong together, or set age_allow_foreign"));
+        }
+        if self.auth_key.is_some() && self.recipients.is_none() && self.identities.is_none() {
+            let message = "an authentication key is set, but nothing is sealed";
+            return Err(Error::new(ErrorKind::Config, message).with_hint("set an age recipient or identity, too"));
+        }
+        let auth = self.auth_key.map(AuthKey::new);
+        let (recipients, identities, allow_plaintext) = (self.recipients, self.identities, self.allow_plaintext);
+        Ok(Keys { recipients, identities, auth, allow_plaintext })
+    }
+}
+
+impl fmt::Debug for KeysBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeysBuilder")
+            .field("recipients", &self.recipients)
+            .field("identities", &self.identities)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Keys {
+    /// No keys: objects are written plain, and sealed ones cannot be read.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { recipients: None, identities: None, auth: None, allow_plaintext: false }
+    }
+
+    /// Whom new objects are sealed to.
+    #[must_use]
+    pub fn recipients(&self) -> Option<&Recipients> {
+        self.recipients.as_ref()
+    }
+
+    /// Whether sealed objects can be opened.
+    #[must_use]
+    pub fn can_open(&self) -> bool {
+        self.identities.is_some()
+    }
+
+    /// Whether sealed and plain objects may mix.
+    #[must_use]
+    pub fn allows_plaintext(&self) -> bool {
+        self.allow_plaintext
+    }
+
+    /// What changes when new objects are sealed to other keys: empty if they are not sealed.
+    pub(crate) fn sealed_to(&self) -> String {
+        self.recipients.as_ref().map_or_else(String::new, Recipients::set_id)
+    }
+
+    /// The start of a new file, and what seals its chunks; nothing if files are written plain. Every call gives
+    /// other ones.
+    pub(crate) fn start_file(&self, place: Place) -> Result<Option<(Vec<u8>, PayloadKey)>> {
+        let Some(recipients) = &self.recipients else { return Ok(None) };
+        let chance = crypto::random::<16>()?;
+        let file_key = FileKey::init_with_mut(|key| key.copy_from_slice(chance.as_ref()));
+        let mut stanzas = recipients.wrap(&file_key)?;
+        if let Some(auth) = &self.auth {
+            stanzas.push(auth.stanza(&file_key, place));
+        }
+        let nonce = crypto::random::<NONCE>()?;
+        let mut start = Header::new(&file_key, stanzas).bytes().to_vec();
+        start.extend_from_slice(nonce.as_ref());
+        Ok(Some((start, PayloadKey::new(&file_key, &nonce))))
+    }
+
+    /// Whether a file that begins with these bytes is to be opened, or read as it is. Asked with its first bytes,
+    /// at least as many as the format's name has, or all.
+    pub(crate) fn must_open(&self, start: &[u8]) -> Result<bool, SealError> {
+        // Bytes that only begin to be the name are all there is: a file that was cut.
+        let cut = MAGIC_START.starts_with(start) && !self.allow_plaintext;
+        match (start.starts_with(MAGIC_START), &self.identities) {
+            (sealed, Some(_)) if sealed || cut => Ok(true),
+            (true, None) => Err(SealError::NoIdentity),
+            (_, Some(_)) if !self.allow_plaintext => Err(SealError::NotAge),
+            _ => Ok(false),
+        }
+    }
+
+    /// The file key of a file at this place.
+    pub(crate) fn open_header(&self, header: &Header, place: Option<Place>) -> Result<FileKey, SealError> {
+        let identities = self.identities.as_ref().ok_or(SealError::NoIdentity)?;
+        let file_key = header.open(identities)?;
+        if let (Some(auth), Some(place)) = (&self.auth, place) {
+            auth.check(header.stanzas(), &file_key, place)?;
+        }
+        Ok(file_key)
+    }
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keys")
+            .field("recipients", &self.recipients)
+            .field("identities", &self.identities)
+            .field("authenticated", &self.auth.is_some())
+            .field("allow_plaintext", &self.allow_plaintext)
+            .finish()
+    }
+}
