@@ -79,6 +79,9 @@ pub struct SyncStatus {
     pub last_sync: Option<Timestamp>,
     /// Bytes captured but not yet acknowledged by the store.
     pub pending_bytes: u64,
+    /// Whom objects are sealed to: for each public key its kind and eight hex digits that tell it from others
+    /// (`pq:1a2b3c4d`). Empty: they are not sealed.
+    pub sealed_to: Vec<String>,
 }
 
 /// What [`stop`](crate::Handle::stop) achieved.
@@ -124,6 +127,8 @@ pub enum RebaseReason {
     SpoolFull,
     /// A file of the spool was damaged or lost.
     SpoolDamaged,
+    /// Objects are sealed to other keys than before.
+    KeysChanged,
 }
 
 impl RebaseReason {
@@ -143,6 +148,7 @@ impl RebaseReason {
             Self::GrowthGap => "growth-gap",
             Self::SpoolFull => "spool-full",
             Self::SpoolDamaged => "spool-damaged",
+            Self::KeysChanged => "keys-changed",
         }
     }
 }

@@ -21,6 +21,7 @@ use crate::event::{Event, StopReport, SyncStatus};
 use crate::exec::Blocking;
 use crate::fleet::{Env, Member, Queue, Shared};
 use crate::restore::{Cancel, RestoreEnv, RestoreOptions, RestoreReport};
+use crate::seal::Keys;
 use crate::store::LtxStore;
 
 pub use crate::mutant::{Mutant, switch};
@@ -81,7 +82,7 @@ impl Engine {
         let env =
             Env { clock, disk, blocking: Blocking::Inline, attach, spread: setup.spread, megabyte: setup.megabyte };
         let bell = Arc::new(Bell::default());
-        let store = LtxStore::new(setup.blob);
+        let store = LtxStore::new(setup.blob, setup.config.keys.clone());
         let member = Member { env, config: setup.config, store, shared: shared.clone(), watch: bell.clone() };
         let events = shared.subscribe();
         (Self { shared, bell, events }, member.run())
@@ -141,5 +142,5 @@ pub async fn restore(
     clock: SharedClock,
 ) -> Result<RestoreReport> {
     let env = RestoreEnv { disk, clock, blocking: Blocking::Inline };
-    crate::restore::run(&LtxStore::new(blob), options, &env, &|_| {}, &Cancel::new()).await
+    crate::restore::run(&LtxStore::new(blob, Arc::new(Keys::none())), options, &env, &|_| {}, &Cancel::new()).await
 }

@@ -16,6 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, State, StopReport, SyncStatus};
 use crate::fleet::{Member, Queue, Shared};
 use crate::restore::Cancel;
+use crate::seal::Recipients;
 use crate::sqlite::refuse_companions;
 
 /// A running replicator.
@@ -33,8 +34,14 @@ pub struct Handle {
 
 struct Running {
     shared: Arc<Shared>,
-    /// Where its replica is.
+    replica: Replica,
+}
+
+/// Where objects go, and for whom they are.
+#[derive(Debug, Eq, PartialEq)]
+struct Replica {
     location: String,
+    sealed_to: String,
 }
 
 /// The replicators of this process by absolute path. Not used after a fork.
@@ -99,13 +106,18 @@ impl Handle {
             tracing::debug!(db = %path.display(), "no store is configured, replication is disabled");
             return found(Self { path, pid, shared: None });
         };
-        let mine = location.to_string();
+        if config.age_required && config.keys.recipients().is_none() {
+            return Err(Error::new(ErrorKind::Config, "age_required is set, and there is no age recipient")
+                .with_hint("set REPLICATE_AGE_RECIPIENT or REPLICATE_AGE_RECIPIENTS_FILE"));
+        }
+        let mine = Replica { location: location.to_string(), sealed_to: config.keys.sealed_to() };
         if let (Some(shared), _) = running(&path, &mine)? {
             return found(Self { path, pid, shared: Some(shared) });
         }
         let env = environment()?;
-        let store = open_store(location, &env)?;
-        let restored = prepare(&path, &config, location, &env, cancel)?;
+        let place = located(&config)?;
+        let store = open_store(&place, &env)?;
+        let restored = prepare(&path, &config, &place, &env, cancel)?;
         // Another thread may have been here meanwhile.
         let mut running = match running(&path, &mine)? {
             (Some(shared), _) => return found(Self { path, pid, shared: Some(shared) }),
@@ -113,6 +125,7 @@ impl Handle {
         };
         cancel.check()?;
         let shared = Arc::new(Shared::new(&path, env.clock.clone()));
+        shared.set_sealed_to(config.keys.recipients().map(Recipients::fingerprints).unwrap_or_default());
         if let Some(report) = restored {
             shared.set_restored(report.txid);
         }
@@ -129,7 +142,7 @@ impl Handle {
                 watched.finish(Some(error));
             }
         });
-        running.insert(path.clone(), Running { shared: shared.clone(), location: mine });
+        running.insert(path.clone(), Running { shared: shared.clone(), replica: mine });
         Ok((Self { path, pid, shared: Some(shared) }, events))
     }
 
@@ -230,7 +243,7 @@ type Register = MutexGuard<'static, BTreeMap<PathBuf, Running>>;
 
 /// The replicator of a database, if one runs, and the register as it was when that was seen. Waits for one that
 /// is about to end.
-fn running(path: &Path, location: &str) -> Result<(Option<Arc<Shared>>, Register)> {
+fn running(path: &Path, mine: &Replica) -> Result<(Option<Arc<Shared>>, Register)> {
     let running = loop {
         let mut running = register();
         running.retain(|_, running| !running.shared.is_finished());
@@ -241,13 +254,17 @@ fn running(path: &Path, location: &str) -> Result<(Option<Arc<Shared>>, Register
             shared.await_end()?;
             continue;
         }
-        if found.location != location {
+        if found.replica.location == mine.location && found.replica != *mine {
+            return Err(Error::new(ErrorKind::Config, "this database is replicated already, sealed to other keys")
+                .with_hint("stop that replicator first"));
+        }
+        if found.replica != *mine {
             return Err(Error::new(ErrorKind::Config, "this database is replicated to another place already")
                 .with_hint("stop that replicator first"));
         }
         return Ok((Some(shared), running));
     };
-    if running.values().any(|other| other.location == location) {
+    if running.values().any(|other| other.replica.location == mine.location) {
         return Err(Error::new(ErrorKind::Diverged, "another database of this process has the same replica")
             .with_hint("give each database a path of its own (REPLICATE_S3_PATH or the replica URL)"));
     }
@@ -279,6 +296,7 @@ fn disabled_status() -> SyncStatus {
         last_error: None,
         last_sync: None,
         pending_bytes: 0,
+        sealed_to: Vec::new(),
     }
 }
 

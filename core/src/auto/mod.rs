@@ -17,6 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::exec::Blocking;
 use crate::fleet::Env;
 use crate::restore::{self, Cancel, Progress, RestoreEnv, RestoreOptions, RestoreReport};
+use crate::seal::Keys;
 use crate::spool::state_folder;
 use crate::sqlite::SqliteAttach;
 use crate::store::{LtxInfo, LtxStore};
@@ -71,14 +72,14 @@ pub fn restore(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<RestoreReport> {
     let env = environment()?;
-    let location = located(config)?.clone();
+    let place = located(config)?;
     let (options, cancel) = (options.clone(), cancel.clone());
     // The engine notes how far it is; this thread tells.
     let latest = Arc::new(Mutex::new(None));
     let noted = latest.clone();
     let work = async move {
         let note = |progress| *noted.lock().unwrap_or_else(PoisonError::into_inner) = Some(progress);
-        let store = restore::cancellable(env.clock.as_ref(), &cancel, readable(&location, &env)).await?;
+        let store = restore::cancellable(env.clock.as_ref(), &cancel, readable(&place, &env)).await?;
         restore::run(&store, &options, &restore_env(&env), &note, &cancel).await
     };
     runtime::block_on(work, || {
@@ -96,8 +97,8 @@ pub fn restore(
 /// Those of [`restore`], except that an existing database and an empty replica are none.
 pub fn ensure_exists(path: impl AsRef<Path>, config: &Config, cancel: &Cancel) -> Result<bool> {
     let env = environment()?;
-    let (path, location) = (path.as_ref(), located(config)?);
-    Ok(!is_there(path, &env)? && restore_missing(path, location, &env, cancel)?.is_some())
+    let (path, place) = (path.as_ref(), located(config)?);
+    Ok(!is_there(path, &env)? && restore_missing(path, &place, &env, cancel)?.is_some())
 }
 
 /// The files of a replica, by level and id.
@@ -106,16 +107,24 @@ pub fn ensure_exists(path: impl AsRef<Path>, config: &Config, cancel: &Cancel) -
 /// What the store answers.
 pub fn list(config: &Config) -> Result<Vec<LtxInfo>> {
     let env = environment()?;
-    let location = located(config)?.clone();
-    let work = async move { readable(&location, &env).await?.list_all().await };
+    let place = located(config)?;
+    let work = async move { readable(&place, &env).await?.list_all().await };
     runtime::block_on(work, || ())?
 }
 
-fn located(config: &Config) -> Result<&StoreLocation> {
-    config.location.as_ref().ok_or_else(|| {
+/// Where a replica is, and with which keys it is written and read.
+#[derive(Clone, Debug)]
+struct Place {
+    location: StoreLocation,
+    keys: Arc<Keys>,
+}
+
+fn located(config: &Config) -> Result<Place> {
+    let location = config.location.clone().ok_or_else(|| {
         Error::new(ErrorKind::Config, "no replica is named")
             .with_hint("give a URL, or set REPLICATE_URL or REPLICATE_S3_ENDPOINT")
-    })
+    })?;
+    Ok(Place { location, keys: config.keys.clone() })
 }
 
 /// The real parts.
@@ -147,26 +156,26 @@ fn restore_env(env: &RealEnv) -> RestoreEnv {
     RestoreEnv { disk: env.disk.clone(), clock: env.clock.clone(), blocking: Blocking::Pool }
 }
 
-fn open_store(location: &StoreLocation, env: &RealEnv) -> Result<LtxStore> {
-    Ok(LtxStore::new(blob::open(location, env.disk.clone())?))
+fn open_store(place: &Place, env: &RealEnv) -> Result<LtxStore> {
+    Ok(LtxStore::new(blob::open(&place.location, env.disk.clone())?, place.keys.clone()))
 }
 
 /// The store that holds the replica of a place: under another spelling of the place if there is none at the place.
-async fn readable(location: &StoreLocation, env: &RealEnv) -> Result<LtxStore> {
-    let store = open_store(location, env)?;
-    if blob::spellings(location)?.is_empty() || !store.list_all().await?.is_empty() {
+async fn readable(place: &Place, env: &RealEnv) -> Result<LtxStore> {
+    let store = open_store(place, env)?;
+    if blob::spellings(&place.location)?.is_empty() || !store.list_all().await?.is_empty() {
         return Ok(store);
     }
-    Ok(spelled_otherwise(location).await?.unwrap_or(store))
+    Ok(spelled_otherwise(place).await?.unwrap_or(store))
 }
 
-async fn spelled_otherwise(location: &StoreLocation) -> Result<Option<LtxStore>> {
-    for blob in blob::spellings(location)? {
-        let store = LtxStore::new(blob);
+async fn spelled_otherwise(place: &Place) -> Result<Option<LtxStore>> {
+    for blob in blob::spellings(&place.location)? {
+        let store = LtxStore::new(blob, place.keys.clone());
         match store.list_all().await {
             Ok(files) if files.is_empty() => {}
             Ok(_) => {
-                tracing::warn!(store = %location, "reading a replica whose keys begin with a dot or a slash");
+                tracing::warn!(store = %place.location, "reading a replica whose keys begin with a dot or a slash");
                 return Ok(Some(store));
             }
             Err(error) if error.is_retryable() => return Err(error),
@@ -181,7 +190,7 @@ async fn spelled_otherwise(location: &StoreLocation) -> Result<Option<LtxStore>>
 fn prepare(
     path: &Path,
     config: &Config,
-    location: &StoreLocation,
+    place: &Place,
     env: &RealEnv,
     cancel: &Cancel,
 ) -> Result<Option<RestoreReport>> {
@@ -197,7 +206,7 @@ fn prepare(
     if config.restore == RestorePolicy::Never {
         return Ok(None);
     }
-    let restored = restore_missing(path, location, env, cancel)?;
+    let restored = restore_missing(path, place, env, cancel)?;
     if let Some(report) = &restored {
         tracing::info!(db = %path.display(), txid = %report.txid, "restored the missing database");
     }
@@ -213,19 +222,14 @@ fn is_there(path: &Path, env: &RealEnv) -> Result<bool> {
     Ok(env.disk.stat(path).map_err(wrap)?.is_some_and(|entry| entry.len > 0))
 }
 
-fn restore_missing(
-    path: &Path,
-    location: &StoreLocation,
-    env: &RealEnv,
-    cancel: &Cancel,
-) -> Result<Option<RestoreReport>> {
-    let (path, location, env, cancel) = (path.to_owned(), location.clone(), env.clone(), cancel.clone());
+fn restore_missing(path: &Path, place: &Place, env: &RealEnv, cancel: &Cancel) -> Result<Option<RestoreReport>> {
+    let (path, place, env, cancel) = (path.to_owned(), place.clone(), env.clone(), cancel.clone());
     let work = async move {
-        let (store, parts) = (open_store(&location, &env)?, restore_env(&env));
+        let (store, parts) = (open_store(&place, &env)?, restore_env(&env));
         if let Some(report) = restore::ensure_exists(&store, &path, &parts, &cancel).await? {
             return Ok(Some(report));
         }
-        match restore::cancellable(env.clock.as_ref(), &cancel, spelled_otherwise(&location)).await? {
+        match restore::cancellable(env.clock.as_ref(), &cancel, spelled_otherwise(&place)).await? {
             Some(store) => restore::ensure_exists(&store, &path, &parts, &cancel).await,
             None => Ok(None),
         }

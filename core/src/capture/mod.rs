@@ -59,6 +59,8 @@ pub(crate) struct CaptureConfig {
     pub(crate) megabyte: u64,
     /// Signs of life during long work.
     pub(crate) pulse: Arc<Pulse>,
+    /// What the replica is sealed to; empty: it is plain.
+    pub(crate) sealed_to: String,
 }
 
 /// The longest time between two signs of life: nothing but a disk that does not answer takes so long.
@@ -132,6 +134,8 @@ pub(crate) struct Capture {
     shipped: Option<ShippedRecord>,
     /// The local state is of another replica: it is not looked at, and left as it is until this one has answered.
     foreign: bool,
+    /// What the replica was sealed to when the last whole image was made.
+    sealed_to: String,
     /// The next image must be a snapshot: the store has no chain that it could continue.
     snapshot_due: bool,
     /// Length of the WAL after the last try to copy it back.
@@ -182,6 +186,7 @@ impl Capture {
             database: (0, 0),
             shipped: None,
             foreign: record.as_ref().is_some_and(|record| record.replica != replica),
+            sealed_to: String::new(),
             snapshot_due: false,
             turned_at: nowhere,
             synced: (nowhere.salts, 0),
@@ -205,6 +210,7 @@ impl Capture {
     /// Takes up what was recorded, as far as ledger and spool bear it out.
     fn recall(&mut self, record: &Record) -> Result<()> {
         self.shipped = record.shipped;
+        self.sealed_to.clone_from(&record.sealed_to);
         self.database = record.database;
         let Some(page_size) = self.ledger.page_size() else {
             self.forget()?;
@@ -336,7 +342,8 @@ impl Capture {
     /// What this host remembers of the chain.
     pub(crate) fn chain(&self) -> LocalChain {
         let spooled: Vec<SpoolFile> = self.spool().pending(Txid::ZERO).cloned().collect();
-        LocalChain { newest: self.position.txid, spooled, shipped: self.shipped }
+        let (sealed, rekeyed) = (!self.config.sealed_to.is_empty(), self.sealed_to != self.config.sealed_to);
+        LocalChain { newest: self.position.txid, spooled, shipped: self.shipped, sealed, rekeyed }
     }
 
     /// Notes which object of the store this chain stands on.
@@ -521,14 +528,15 @@ impl Capture {
                 checksum: m.checksum,
             }),
             shipped: self.shipped,
+            sealed_to: self.sealed_to.clone(),
         };
         self.state.write(&record)
     }
 
-    /// Notes that the store has a file, and removes it once the ledger covers it.
-    pub(crate) fn shipped(&mut self, file: &SpoolFile) -> Result<()> {
+    /// Notes that the store has a file, in so many bytes, and removes it once the ledger covers it.
+    pub(crate) fn shipped(&mut self, file: &SpoolFile, size: u64) -> Result<()> {
         let txid = file.txids.max();
-        self.shipped = Some(ShippedRecord { txid: txid.0, level: file.level.get(), size: file.size });
+        self.shipped = Some(ShippedRecord { txid: txid.0, level: file.level.get(), size });
         let retained = self.spool().pending(Txid::ZERO).take_while(|file| file.txids.max() <= txid).count();
         if retained > RETAINED_FILES {
             self.ledger.flush(self.position.txid)?;

@@ -138,6 +138,9 @@ impl Capture {
         self.position.due = None;
         self.snapshot_due = false;
         self.wanted = 0;
+        if whole {
+            self.sealed_to.clone_from(&self.config.sealed_to);
+        }
         Ok(event)
     }
 

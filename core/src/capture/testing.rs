@@ -157,6 +157,7 @@ fn open(
         replica: "memory://bench".to_owned(),
         page_encoding: PageEncoding::default(),
         checkpoint_pages,
+        sealed_to: String::new(),
         megabyte: 1 << 20,
         pulse: Arc::new(Pulse::new(Arc::new(SystemClock::new()))),
     };

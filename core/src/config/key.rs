@@ -66,9 +66,21 @@ keys! {
     Restore: "restore", "REPLICATE_RESTORE", "missing", false,
         "`missing`: a database that does not exist is restored before the call returns. `never`: it starts empty.";
     AgeRecipient: "age_recipient", "REPLICATE_AGE_RECIPIENT", "", false,
-        "Public keys to seal to. Setting it is an error in this release: sealing is not built in, and nothing is ever sent unsealed by mistake.";
+        "Public age keys to seal every object to (`age1pq1…`, `age1…`, `age1xw1…`), one a line. Without it objects are written as they are.";
+    AgeRecipientsFile: "age_recipients_file", "REPLICATE_AGE_RECIPIENTS_FILE", "", false,
+        "A file with such keys; those of both are used.";
     AgeIdentity: "age_identity", "REPLICATE_AGE_IDENTITY", "", true,
-        "Private key to open with. Setting it is an error in this release, as for the recipient.";
+        "Private age keys to open objects with, one a line. Only restoring needs them.";
+    AgeIdentityFile: "age_identity_file", "REPLICATE_AGE_IDENTITY_FILE", "", false,
+        "A file with such keys; those of both are used.";
+    AgeRequired: "age_required", "REPLICATE_AGE_REQUIRED", "false", false,
+        "`true`: replication does not start without an age recipient, so that an empty variable cannot mean unsealed.";
+    AgeAllowPlaintext: "age_allow_plaintext", "REPLICATE_AGE_ALLOW_PLAINTEXT", "false", false,
+        "`true`: sealed and plain objects may mix in one replica, for the change from one to the other.";
+    AgeAllowForeign: "age_allow_foreign", "REPLICATE_AGE_ALLOW_FOREIGN", "false", false,
+        "`true`: sealing to keys that none of the private keys given opens is not an error.";
+    AuthKey: "auth_key", "REPLICATE_AUTH_KEY", "", true,
+        "32 bytes in base64, shared by who writes and who restores: objects that do not prove to be made with it, for their place, are refused.";
     PageEncoding: "page_encoding", "REPLICATE_PAGE_ENCODING", "frame", false,
         "`frame`: every Litestream 0.5 reads it. `block`: Litestream 0.5.16 and later.";
     CheckpointPages: "checkpoint_pages", "REPLICATE_CHECKPOINT_PAGES", "1000", false,

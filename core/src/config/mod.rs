@@ -5,17 +5,21 @@
 //! names the key. An empty value is the same as no value.
 
 mod key;
+mod seal;
 mod url;
 mod value;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use replicate_format::PageEncoding;
+use zeroize::Zeroizing;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::seal::Keys;
 
 pub use self::key::ConfigKey;
 pub use self::url::{S3Credentials, S3Location, StoreLocation};
@@ -24,14 +28,14 @@ pub use self::value::{parse_duration, parse_size};
 /// Options as the caller gave them.
 #[derive(Clone, Default)]
 pub struct Options {
-    values: BTreeMap<ConfigKey, String>,
+    values: BTreeMap<ConfigKey, Zeroizing<String>>,
     /// Given in bytes that are no text.
     unreadable: BTreeSet<ConfigKey>,
 }
 
 impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown = |key: &ConfigKey, value: &str| if key.is_secret() { "***".to_owned() } else { value.to_owned() };
+        let shown = |key: &ConfigKey, value: &str| if key.is_secret() { "***".to_owned() } else { shown(value) };
         f.debug_map().entries(self.values.iter().map(|(k, v)| (k.name(), shown(k, v)))).finish()
     }
 }
@@ -83,7 +87,7 @@ impl Options {
     /// Sets an option.
     pub fn set_key(&mut self, key: ConfigKey, value: impl Into<String>) {
         self.unreadable.remove(&key);
-        self.values.insert(key, value.into());
+        self.values.insert(key, Zeroizing::new(value.into()));
     }
 
     /// The same with this option.
@@ -116,16 +120,9 @@ impl Options {
         if let Some(key) = self.unreadable.first() {
             return Err(Error::new(ErrorKind::Config, format!("{} is not valid: it is no UTF-8 text", key.env())));
         }
-        for key in [ConfigKey::AgeRecipient, ConfigKey::AgeIdentity] {
-            if self.given(key).is_some() {
-                return Err(Error::new(
-                    ErrorKind::Config,
-                    format!("{} is set, but sealing is not built in", key.env()),
-                )
-                .with_hint("unset it to replicate unsealed; nothing was sent"));
-            }
-        }
         Ok(Config {
+            keys: Arc::new(self.keys()?),
+            age_required: self.truth(ConfigKey::AgeRequired)?,
             location: self.location()?,
             sync_interval: self.parsed(ConfigKey::SyncInterval, |text| {
                 let interval = parse_duration(text)?;
@@ -154,11 +151,8 @@ impl Options {
     fn parsed<T>(&self, key: ConfigKey, parse: impl Fn(&str) -> Result<T, String>) -> Result<T> {
         let text = self.text(key);
         parse(text).map_err(|why| {
-            Error::new(ErrorKind::Config, format!("{} is not valid: {text:?}: {why}", key.name())).with_hint(format!(
-                "option {} or variable {}",
-                key.name(),
-                key.env()
-            ))
+            Error::new(ErrorKind::Config, format!("{} is not valid: {:?}: {why}", key.name(), shown(text)))
+                .with_hint(format!("option {} or variable {}", key.name(), key.env()))
         })
     }
 
@@ -241,6 +235,12 @@ fn use_aws_endpoint(s3: &mut S3Location, variable: impl Fn(&str) -> Option<Strin
     Ok(())
 }
 
+/// A value as messages show it. A private key may stand where something else belongs.
+fn shown(value: &str) -> String {
+    let secret = value.to_ascii_uppercase().contains("SECRET-KEY");
+    if secret { "***".to_owned() } else { value.to_owned() }
+}
+
 fn in_range<T: PartialOrd>(value: T, min: T, max: T, range: &str) -> Result<T, String> {
     if value < min || value > max { Err(format!("out of range, {range}")) } else { Ok(value) }
 }
@@ -279,6 +279,10 @@ pub struct Config {
     pub checkpoint_pages: u32,
     /// Bytes that may wait in the spool.
     pub spool_limit: u64,
+    /// What objects are sealed to and opened with.
+    pub keys: Arc<Keys>,
+    /// Whether replication without a key to seal to is refused.
+    pub age_required: bool,
 }
 
 #[cfg(test)]
@@ -315,8 +319,8 @@ mod tests {
             (vec![("REPLICATE_SYNC_INTERVAL", "fast")], "sync_interval"),
             (vec![("REPLICATE_SYNC_INTERVAL", "0s")], "sync_interval"),
             (vec![("REPLICATE_RESTORE", "always")], "restore"),
-            (vec![("REPLICATE_AGE_RECIPIENT", "age1xyz")], "REPLICATE_AGE_RECIPIENT"),
-            (vec![("REPLICATE_AGE_IDENTITY", "AGE-SECRET-KEY-1")], "REPLICATE_AGE_IDENTITY"),
+            (vec![("REPLICATE_AGE_RECIPIENT", "age1xyz")], "age_recipient"),
+            (vec![("REPLICATE_AGE_IDENTITY", "AGE-SECRET-KEY-1")], "age_identity"),
             (vec![("REPLICATE_URL", "file:///x"), ("REPLICATE_S3_BUCKET", "b")], "bucket"),
             (vec![("REPLICATE_URL", "file:///x"), ("REPLICATE_S3_ENDPOINT", "http://h:1")], "endpoint"),
             (vec![("REPLICATE_S3_ENDPOINT", "http://h:1"), ("REPLICATE_S3_ACCESS_KEY", "a")], "secret key"),
@@ -395,5 +399,11 @@ mod tests {
     fn secrets_do_not_show() {
         let options = Options::new().with(ConfigKey::SecretKey, "hush").with(ConfigKey::AgeIdentity, "hush");
         assert!(!format!("{options:?}").contains("hush"));
+        // Nor where they do not belong.
+        for key in ConfigKey::ALL {
+            let options = Options::new().with(*key, "AGE-SECRET-KEY-1HUSH");
+            let error = options.check().and_then(|c| c.location.ok_or_else(|| Error::internal("none"))).err();
+            assert!(!format!("{options:?} {error:?}").contains("HUSH"), "{} {error:?}", key.name());
+        }
     }
 }

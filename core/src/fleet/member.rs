@@ -11,6 +11,7 @@ use super::hostlock::HostLock;
 use super::relay::{ANSWER_POLL, Ask};
 use super::schedule::is_final;
 use super::shared::{Part, Shared};
+use crate::blob::Body;
 use crate::capture::{Basis, Capture, CaptureConfig, StartOver, Watch};
 use crate::clock::SharedClock;
 use crate::config::Config;
@@ -19,10 +20,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, RebaseReason, State};
 use crate::exec::Blocking;
 use crate::restore::is_restorable;
-use crate::ship::{Backoff, Reconciled, RemoteChain, holds, reconcile, ship_file};
+use crate::ship::{Backoff, Reconciled, RemoteChain, reconcile, refuse_mixing, ship_file};
 use crate::spool::{Spool, SpoolFile, state_folder};
 use crate::sqlite::{self, Attach};
-use crate::store::{LtxInfo, LtxStore};
+use crate::store::{LtxInfo, LtxStore, Sealed};
 
 /// A file up to this length is checked before every attempt to put it, a longer one before the first.
 const RECHECKED: u64 = 64 << 20;
@@ -199,6 +200,7 @@ impl Member {
             checkpoint_pages: self.config.checkpoint_pages,
             megabyte: self.env.megabyte,
             pulse: shared.pulse.clone(),
+            sealed_to: self.store.keys().sealed_to(),
         };
         self.env
             .blocking
@@ -253,6 +255,8 @@ impl Member {
         let mut backoff = Backoff::new(self.env.clock.now().0.unsigned_abs() ^ self.env.spread);
         let mut watermark = self.reconcile(work, &mut backoff).await?;
         let mut checked = Txid::ZERO;
+        // What is being put, sealed once: a repeated put must bring the same bytes.
+        let mut ready: Option<(SpoolFile, Sealed)> = None;
         loop {
             let next = work.spool(|spool| {
                 // Files that do not follow on what is there are left overs of a spool that has lost some.
@@ -278,19 +282,22 @@ impl Member {
             let shipped = match if known { Ok(()) } else { self.env.blocking.run(check).await } {
                 Ok(()) => {
                     checked = file.txids.max();
-                    ship_file(&self.store, &file, body).await
+                    match self.sealed(&mut ready, &file, body) {
+                        Ok(sealed) => ship_file(&self.store, &file, &sealed).await.map(|()| sealed.size()),
+                        Err(error) => Err(error),
+                    }
                 }
                 Err(error) => Err(error),
             };
             match shipped {
-                Ok(()) => {
+                Ok(size) => {
                     backoff.reset();
                     watermark = file.txids.max();
-                    self.shipped(work, &file).await;
+                    self.shipped(work, &file, size).await;
                 }
                 Err(error) if error.kind() == ErrorKind::Diverged => return Err(error),
                 Err(error) if error.kind() == ErrorKind::Corrupt => {
-                    checked = Txid::ZERO;
+                    (checked, ready) = (Txid::ZERO, None);
                     self.shared.failed(Part::Ship, &error, Duration::ZERO);
                     let reason = RebaseReason::SpoolDamaged;
                     // Whether an attempt before this one had its effect, only the store can tell.
@@ -305,16 +312,28 @@ impl Member {
         }
     }
 
-    async fn shipped(&self, work: &Work, file: &SpoolFile) {
+    /// The file ready to be put: sealed anew only if it is another one than the last time.
+    fn sealed(&self, ready: &mut Option<(SpoolFile, Sealed)>, file: &SpoolFile, body: Body) -> Result<Sealed> {
+        if let Some((known, sealed)) = ready
+            && known == file
+        {
+            return Ok(sealed.clone());
+        }
+        let sealed = self.store.seal(file.level, file.txids, body)?;
+        *ready = Some((file.clone(), sealed.clone()));
+        Ok(sealed)
+    }
+
+    async fn shipped(&self, work: &Work, file: &SpoolFile, size: u64) {
         let txid = file.txids.max();
         let pending = work.spool(|spool| spool.pending_bytes(txid));
         self.shared.works(Part::Ship);
         self.shared.set_flowing();
         self.shared.set_remote(txid, pending, Some(self.env.clock.now()));
-        self.shared.tell(&Event::Shipped { txid, bytes: file.size });
-        tracing::debug!(%txid, bytes = file.size, "shipped");
+        self.shared.tell(&Event::Shipped { txid, bytes: size });
+        tracing::debug!(%txid, bytes = size, "shipped");
         let file = file.clone();
-        let books = work.capture(self.env.blocking, move |capture| capture.shipped(&file)).await;
+        let books = work.capture(self.env.blocking, move |capture| capture.shipped(&file, size)).await;
         // A failure is made good in quiet, which the capture task waits for.
         let failed = books.is_err() && !self.note_books(books);
         if failed || self.shared.is_paused() {
@@ -363,7 +382,7 @@ impl Member {
             let seen = self.shared.requested();
             match self.compare(work).await {
                 Ok(compared) => break compared,
-                Err(error) if error.kind() == ErrorKind::Diverged => return Err(error),
+                Err(error) if matches!(error.kind(), ErrorKind::Diverged | ErrorKind::Keys) => return Err(error),
                 Err(error) => self.pause(&error, backoff, seen).await,
             }
         };
@@ -415,6 +434,7 @@ impl Member {
             // They may have been merged and removed while they were listed.
             files = self.store.list_all().await?;
         }
+        refuse_mixing(&self.store, &files).await?;
         let remote = RemoteChain::of(&files, is_restorable(&files));
         if !remote.whole {
             tracing::error!(replica = self.store.location(), "files are missing in the replica, storing a snapshot");
@@ -424,7 +444,7 @@ impl Member {
         if let Reconciled::Continue { prove, .. } = &decided
             && !self.are_ours(work, &files, prove).await?
         {
-            decided = remote.foreign();
+            decided = remote.foreign(&local);
         }
         let mut page_size = None;
         if let Reconciled::StartOver { snapshot: snapshot @ false, .. } = &mut decided
@@ -439,13 +459,16 @@ impl Member {
         Ok((remote, decided, page_size))
     }
 
-    /// Whether the store holds these files of the spool, byte for byte.
+    /// Whether the store holds these files of the spool.
     async fn are_ours(&self, work: &Work, there: &[LtxInfo], prove: &[SpoolFile]) -> Result<bool> {
         for file in prove {
             let there = there.iter().find(|there| (there.level, there.txids) == (file.level, file.txids));
             let body = work.spool(|spool| spool.body(file));
             let ours = match there {
-                Some(there) => holds(&self.store, there.key(), file, body).await,
+                Some(there) => {
+                    let sealed = self.store.seal(file.level, file.txids, body)?;
+                    self.store.holds(there.key(), &sealed).await
+                }
                 None => Ok(false),
             };
             match ours {

@@ -195,6 +195,7 @@ mod tests {
     use crate::event::State;
     use crate::exec::Blocking;
     use crate::restore::{self, Cancel, RestoreEnv, RestoreOptions};
+    use crate::seal::Keys;
     use crate::spool::state_folder;
     use crate::sqlite::SqliteAttach;
     use crate::store::LtxStore;
@@ -272,7 +273,7 @@ mod tests {
             // Long enough that nothing is captured in time unless somebody asks.
             options.set("sync_interval", "60s").unwrap();
             let shared = Arc::new(Shared::new(&self.database(), clock));
-            let store = LtxStore::new(Arc::new(Gate { inner: self.store.clone(), open }));
+            let store = LtxStore::new(Arc::new(Gate { inner: self.store.clone(), open }), Arc::new(Keys::none()));
             let (config, watch) = (options.check().unwrap(), Arc::new(InotifyWatch::default()));
             let member = Member { env, config, store, shared: shared.clone(), watch };
             self.runtime.spawn(member.run());
@@ -296,7 +297,7 @@ mod tests {
             let path = output.path().join("copy.db");
             let (clock, disk) = (Arc::new(SystemClock::new()), Arc::new(RealDisk));
             let env = RestoreEnv { clock, disk, blocking: Blocking::Pool };
-            let store = LtxStore::new(self.store.clone());
+            let store = LtxStore::new(self.store.clone(), Arc::new(Keys::none()));
             let (options, cancel) = (RestoreOptions::new(&path), Cancel::new());
             self.runtime.block_on(restore::run(&store, &options, &env, &|_| {}, &cancel)).unwrap();
             let copy = rusqlite::Connection::open(&path).unwrap();

@@ -170,6 +170,7 @@ impl Shared {
             last_error: None,
             last_sync: None,
             pending_bytes: 0,
+            sealed_to: Vec::new(),
         };
         let inner = Inner {
             status,
@@ -311,6 +312,11 @@ impl Shared {
     pub(crate) fn ended_by(&self, error: &Error) {
         self.update(|inner| inner.status.last_error = Some(error.clone()));
         self.set_state(if error.kind() == ErrorKind::Diverged { State::Fenced } else { State::Failed });
+    }
+
+    /// Notes whom objects are sealed to.
+    pub(crate) fn set_sealed_to(&self, keys: Vec<String>) {
+        self.update(|inner| inner.status.sealed_to = keys);
     }
 
     /// Notes that a part works.

@@ -25,6 +25,7 @@ use crate::disk::faulty::{Faults, FaultyDisk};
 use crate::error::{Error, ErrorKind};
 use crate::event::{StopReport, SyncStatus};
 use crate::exec::Blocking;
+use crate::seal::Keys;
 use crate::spool::state_folder;
 use crate::sqlite::SqliteAttach;
 use crate::sqlite::faulty::{FaultyAttach, Script};
@@ -171,7 +172,7 @@ impl Rig {
         let attach = Arc::new(FaultyAttach { inner, script: self.script.clone() });
         let (clock, disk, blocking) = (self.clock.clone(), self.disk.clone(), self.blocking);
         let env = Env { clock, disk, blocking, attach, spread: 7, megabyte: 1 << 20 };
-        let store = LtxStore::new(self.store.clone());
+        let store = LtxStore::new(self.store.clone(), Arc::new(Keys::none()));
         let member = Member { env, config, store, shared: shared.clone(), watch: Arc::new(NoWatch) };
         *self.running.lock().unwrap() = Some(tokio::spawn(member.run()));
         shared
@@ -234,7 +235,7 @@ impl Rig {
 
     /// The database that the store's files make, applied one after the other.
     pub(super) async fn stored(&self) -> Vec<u8> {
-        let mut files = LtxStore::new(self.store.clone()).list_all().await.unwrap();
+        let mut files = LtxStore::new(self.store.clone(), Arc::new(Keys::none())).list_all().await.unwrap();
         files.sort_by_key(|file| file.txids.max());
         assert!(files.iter().all(|file| file.level == Level::L0 || file.level == Level::SNAPSHOT));
         let mut pages: BTreeMap<u32, Vec<u8>> = BTreeMap::new();

@@ -23,7 +23,7 @@ use crate::clock::{Clock, SharedClock};
 use crate::disk::{DiskFile, SharedDisk};
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::Blocking;
-use crate::store::{LtxInfo, LtxStore};
+use crate::store::LtxStore;
 
 /// What a restore works with.
 #[derive(Clone, Debug)]
@@ -153,7 +153,7 @@ async fn build_from(
     let limits = Limits::new(options.parallelism);
     let fetcher = Fetcher::new(store, env.clock.as_ref(), &newest_first, limits);
     let pages = Pages { file: file.clone(), path: scratch.path(), blocking: env.blocking };
-    let shape = pages.write(fetcher, &newest_first, meter).await?;
+    let shape = pages.write(fetcher, PageWriter::new(newest_first.clone(), store.opening()), meter).await?;
 
     let synced = env.blocking.run(move || file.sync());
     let (path, check) = (scratch.path().to_path_buf(), options.check);
@@ -177,10 +177,9 @@ impl Pages<'_> {
     async fn write(
         &self,
         mut fetcher: Fetcher<'_>,
-        files: &[LtxInfo],
+        mut writer: PageWriter,
         meter: &mut Meter<'_>,
     ) -> Result<Shape, FetchError> {
-        let mut writer = PageWriter::new(files.to_vec());
         let (mut full, mut spare) = (None, Batch::default());
         let mut sized = false;
         loop {

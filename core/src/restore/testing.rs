@@ -15,7 +15,8 @@ use crate::blob::{BlobResult, BlobStore, Body, Caps, MemoryStore, ObjectKey, Obj
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::disk::RealDisk;
 use crate::exec::Blocking;
-use crate::store::{LtxInfo, LtxStore};
+use crate::seal::{Identities, IdentityKind, Keys, KeysBuilder, Recipients, generate_identity};
+use crate::store::{LtxInfo, LtxStore, Opening};
 
 /// A clock whose pauses are short.
 #[derive(Debug, Default)]
@@ -222,7 +223,12 @@ impl Model {
 
     /// A store with the files.
     pub(crate) fn store(&self) -> (LtxStore, Arc<FaultStore>) {
-        self.store_with(None, false)
+        self.store_with(None, false, Keys::none())
+    }
+
+    /// A store whose files are sealed.
+    pub(crate) fn sealed(&self) -> (LtxStore, Arc<FaultStore>) {
+        self.store_with(None, false, sealing())
     }
 
     /// A store whose answers are bent.
@@ -230,18 +236,18 @@ impl Model {
         &self,
         fault: impl Fn(&FaultStore, &ObjectKey, &Range<u64>, &Bytes) -> Option<BlobResult<Bytes>> + Send + Sync + 'static,
     ) -> (LtxStore, Arc<FaultStore>) {
-        self.store_with(Some(Box::new(fault)), false)
+        self.store_with(Some(Box::new(fault)), false, Keys::none())
     }
 
     /// A store whose listings carry no times, as those of S3.
     pub(crate) fn timeless(&self) -> (LtxStore, Arc<FaultStore>) {
-        self.store_with(None, true)
+        self.store_with(None, true, Keys::none())
     }
 
-    fn store_with(&self, fault: Option<Box<Fault>>, hide_times: bool) -> (LtxStore, Arc<FaultStore>) {
+    fn store_with(&self, fault: Option<Box<Fault>>, hide_times: bool, keys: Keys) -> (LtxStore, Arc<FaultStore>) {
         let inner = MemoryStore::new(Arc::new(SystemClock::new()));
         let blob = Arc::new(FaultStore { inner, fault, hide_times, log: Mutex::default() });
-        let store = LtxStore::new(blob.clone());
+        let store = LtxStore::new(blob.clone(), Arc::new(keys));
         block_on(self.put_all(&store));
         (store, blob)
     }
@@ -251,9 +257,28 @@ impl Model {
         for (&(level, min, max), file) in &self.files {
             let (level, txids) = (Level::new(level).expect("valid"), TxidRange::new(Txid(min), Txid(max)));
             let body = Arc::new(Bytes::from(file.clone()));
-            store.put(level, txids.expect("valid"), body, time_of(max)).await.expect("stored");
+            let sealed = store.seal(level, txids.expect("valid"), body).expect("sealed");
+            store.put(&sealed, time_of(max)).await.expect("stored");
         }
     }
+}
+
+/// Fresh keys to seal to and to open with.
+pub(crate) fn sealing() -> Keys {
+    let made = generate_identity(IdentityKind::X25519).expect("made");
+    let recipients = Some(Recipients::parse(&made.recipient).expect("a recipient"));
+    let identities = Some(Identities::parse(&made.identity).expect("an identity"));
+    KeysBuilder { recipients, identities, ..KeysBuilder::default() }.build().expect("they go together")
+}
+
+/// The same files in a store that is read as it is.
+pub(crate) fn plain_store(blob: Arc<FaultStore>) -> LtxStore {
+    LtxStore::new(blob, Arc::new(Keys::none()))
+}
+
+/// Opens nothing, for plain files.
+pub(crate) fn opening() -> Opening {
+    plain_store(Model::new(512).store().1).opening()
 }
 
 /// When a capture was made: ten seconds apart.
@@ -316,6 +341,7 @@ pub(crate) async fn put_database(store: &LtxStore, bytes: &[u8]) -> LtxInfo {
         encoder.page(Pgno::new(pgno).expect("not zero"), page).expect("in order");
     }
     let file = encoder.finish().expect("complete").1;
-    store.put(Level::L0, txids, Arc::new(Bytes::from(file)), time_of(1)).await.expect("stored");
+    let sealed = store.seal(Level::L0, txids, Arc::new(Bytes::from(file))).expect("sealed");
+    store.put(&sealed, time_of(1)).await.expect("stored");
     store.list(Level::L0, Txid::ZERO).await.expect("listed").remove(0)
 }

@@ -5,7 +5,7 @@
 //! other byte but not written. Every file is read to its trailer, so nothing unchecked gets into a database that
 //! is then called good; until [`PageWriter::finish`] has returned, nothing is.
 //!
-//! It turns bytes into [`Batch`]es and does no I/O itself: the caller writes a batch while the next one is
+//! What is sealed is opened here, too. It turns bytes into [`Batch`]es and does no I/O itself: the caller writes a batch while the next one is
 //! decoded. It never waits for bytes either but says that it is [`Step::Hungry`], so that it runs in line under
 //! simulation. Memory: one batch, what was fed and not yet decoded, and one bit a page. Called by `run`.
 
@@ -20,7 +20,8 @@ use super::fetch::Piece;
 use crate::clock::Timestamp;
 use crate::disk::DiskFile;
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::LtxInfo;
+use crate::seal::SealError;
+use crate::store::{LtxInfo, Opening, OpeningFile};
 
 /// Bytes of pages that are written at once.
 const BATCH: usize = 2 << 20;
@@ -114,6 +115,9 @@ pub(crate) enum Step {
 pub(crate) struct PageWriter {
     /// Newest first.
     files: Vec<LtxInfo>,
+    opening: Opening,
+    /// What opens the file being read.
+    seal: Option<OpeningFile>,
     input: VecDeque<Piece>,
     /// The file being read, or the next one.
     at: usize,
@@ -126,9 +130,11 @@ pub(crate) struct PageWriter {
 
 impl PageWriter {
     /// A writer for these files, the newest first.
-    pub(crate) fn new(files: Vec<LtxInfo>) -> Self {
+    pub(crate) fn new(files: Vec<LtxInfo>, opening: Opening) -> Self {
         Self {
             files,
+            opening,
+            seal: None,
             input: VecDeque::new(),
             at: 0,
             feed: Feed::default(),
@@ -157,9 +163,7 @@ impl PageWriter {
     /// Works until it needs something.
     pub(crate) fn step(&mut self) -> Result<Step> {
         while self.at < self.files.len() {
-            while let Some(piece) = self.input.pop_front_if(|piece| piece.file == self.at) {
-                self.feed.push(piece.bytes, piece.last);
-            }
+            self.take_input().map_err(|problem| problem.into_error(&self.files[self.at]))?;
             let paused = match self.decoder.take() {
                 None if !self.feed.holds(HEADER_LEN) => return Ok(Step::Hungry),
                 None => self.open().map(|()| None),
@@ -188,6 +192,16 @@ impl PageWriter {
         let (found, txid) = (self.done.len(), self.files[0].txids.max());
         let message = format!("pages are missing first={missing} found={found} wanted={expected} txid={txid}");
         Err(Error::new(ErrorKind::Corrupt, message))
+    }
+
+    /// Opens what has come of the file being read.
+    fn take_input(&mut self) -> Result<(), Problem> {
+        while let Some(piece) = self.input.pop_front_if(|piece| piece.file == self.at) {
+            let seal = self.seal.get_or_insert_with(|| self.opening.of(&self.files[self.at]));
+            let bytes = seal.feed(piece.bytes, piece.last)?;
+            self.feed.push(bytes, piece.last);
+        }
+        Ok(())
     }
 
     fn open(&mut self) -> Result<(), Problem> {
@@ -243,6 +257,7 @@ impl PageWriter {
                     }
                     decoder.finish()?;
                     self.at += 1;
+                    self.seal = None;
                     self.feed = Feed::default();
                     return Ok(None);
                 }
@@ -263,7 +278,14 @@ const fn longest_frame(page_size: PageSize) -> usize {
 #[derive(Debug)]
 enum Problem {
     Format(FormatError),
+    Seal(SealError),
     Differs(String),
+}
+
+impl From<SealError> for Problem {
+    fn from(error: SealError) -> Self {
+        Self::Seal(error)
+    }
 }
 
 impl From<FormatError> for Problem {
@@ -277,6 +299,7 @@ impl Problem {
         let key = file.key();
         match self {
             Self::Format(e) => Error::new(ErrorKind::Corrupt, format!("file is damaged: {e} key={key}")).with_source(e),
+            Self::Seal(e) => e.into_error(format_args!("key={key}")),
             Self::Differs(what) => Error::new(ErrorKind::Corrupt, format!("file does not fit: {what} key={key}")),
         }
     }
@@ -376,7 +399,7 @@ mod tests {
     use replicate_format::{Encoder, Header, PageEncoding, Txid, TxidRange};
 
     use super::*;
-    use crate::restore::testing::{block_on, busy_model};
+    use crate::restore::testing::{block_on, busy_model, opening, plain_store};
 
     /// Where the stretches written lie, without their bytes.
     #[derive(Debug, Default)]
@@ -416,10 +439,10 @@ mod tests {
         let bytes = Bytes::from(encoder.finish().expect("complete").1);
 
         let (_, blob) = busy_model(512).store();
-        let store = crate::store::LtxStore::new(blob);
+        let store = plain_store(blob);
         let mut info = block_on(store.list_all()).expect("listed").remove(0);
         (info.txids, info.size) = (txids, bytes.len() as u64);
-        let mut writer = PageWriter::new(vec![info]);
+        let mut writer = PageWriter::new(vec![info], opening());
         writer.feed(Piece { file: 0, bytes, last: true });
         let (file, mut batch) = (Written::default(), Batch::default());
         loop {
@@ -451,9 +474,9 @@ mod tests {
         }
         let mut bytes = Bytes::from(encoder.finish().expect("complete").1);
         let (_, blob) = busy_model(512).store();
-        let mut info = block_on(crate::store::LtxStore::new(blob).list_all()).expect("listed").remove(0);
+        let mut info = block_on(plain_store(blob).list_all()).expect("listed").remove(0);
         (info.txids, info.size) = (txids, bytes.len() as u64);
-        let mut writer = PageWriter::new(vec![info]);
+        let mut writer = PageWriter::new(vec![info], opening());
         let mut batch = Batch::default();
         loop {
             match writer.step().expect("fine") {
@@ -480,9 +503,9 @@ mod tests {
         encoder.page(Pgno::FIRST, &[7; 512]).expect("in order");
         let bytes = Bytes::from(encoder.finish().expect("complete").1);
         let (_, blob) = busy_model(512).store();
-        let mut info = block_on(crate::store::LtxStore::new(blob).list_all()).expect("listed").remove(0);
+        let mut info = block_on(plain_store(blob).list_all()).expect("listed").remove(0);
         (info.txids, info.size) = (txids, bytes.len() as u64);
-        let mut writer = PageWriter::new(vec![info]);
+        let mut writer = PageWriter::new(vec![info], opening());
         writer.feed(Piece { file: 0, bytes, last: true });
         assert_eq!(writer.step().expect_err("too many").kind(), ErrorKind::Corrupt);
         assert!(writer.done.bits.is_empty());
@@ -513,7 +536,7 @@ mod tests {
                     pieces.push_back(Piece { file, bytes, last: body.is_empty() });
                 }
             }
-            let mut writer = PageWriter::new(files);
+            let mut writer = PageWriter::new(files, opening());
             while writer.step().expect("fine") == Step::Hungry {
                 writer.feed(pieces.pop_front().expect("enough was fed"));
             }

@@ -9,19 +9,15 @@ mod reconcile;
 
 use replicate_format::{Level, TxidRange};
 
-use crate::blob::{Body, ObjectKey};
 use crate::error::{Error, ErrorKind, Result};
 use crate::spool::SpoolFile;
-use crate::store::{LtxStore, PutOutcome};
+use crate::store::{LtxInfo, LtxStore, PutOutcome, Sealed};
 
 pub(crate) use self::backoff::Backoff;
 pub(crate) use self::reconcile::{Reconciled, RemoteChain, reconcile};
 
-/// Bytes compared at a time.
-const COMPARE: u64 = 4 << 20;
-
 /// Puts one file. Returns when the store has it.
-pub(crate) async fn ship_file(store: &LtxStore, file: &SpoolFile, body: Body) -> Result<()> {
+pub(crate) async fn ship_file(store: &LtxStore, file: &SpoolFile, sealed: &Sealed) -> Result<()> {
     if file.level == Level::SNAPSHOT
         && let Some(end) = TxidRange::single(file.txids.max())
         && store.has(Level::L0, end).await?
@@ -32,14 +28,17 @@ pub(crate) async fn ship_file(store: &LtxStore, file: &SpoolFile, body: Body) ->
             "another writer has stored the capture that a snapshot ends with txids={txids} replica={replica}"
         )));
     }
-    match store.put(file.level, file.txids, body.clone(), file.created).await? {
-        PutOutcome::Stored { size } if size == file.size => Ok(()),
+    match store.put(sealed, file.created).await? {
+        PutOutcome::Stored { size } if size == sealed.size() => Ok(()),
         PutOutcome::Stored { size } => Err(Error::new(
             ErrorKind::Unavailable,
-            format!("the store kept {size} bytes of {} txids={}", file.size, file.txids),
+            format!("the store kept {size} bytes of {} txids={}", sealed.size(), file.txids),
         )),
         PutOutcome::Exists(_) if mutant!(ExistingTrusted) => Ok(()),
-        PutOutcome::Exists(key) if holds(store, &key, file, body).await? => Ok(()),
+        PutOutcome::Exists(key) if store.holds(&key, sealed).await? => {
+            tracing::debug!(%key, "object was there already, and is ours");
+            Ok(())
+        }
         PutOutcome::Exists(_) => {
             let (txids, replica) = (file.txids, store.location());
             Err(another_writer(format!(
@@ -49,28 +48,27 @@ pub(crate) async fn ship_file(store: &LtxStore, file: &SpoolFile, body: Body) ->
     }
 }
 
-/// Whether the object is this file, byte for byte. A body that ends early proves nothing: an error to try again.
-pub(crate) async fn holds(store: &LtxStore, key: &ObjectKey, file: &SpoolFile, body: Body) -> Result<bool> {
-    let mut offset = 0;
-    loop {
-        // One byte more than ours, to see an object that is longer.
-        let end = (offset + COMPARE).min(file.size);
-        let beyond = if end == file.size { end + 1 } else { end };
-        let theirs = store.get_key(key, Some(offset..beyond)).await.map_err(Error::from)?;
-        let ours = body.read(offset..end).await?;
-        if theirs != ours {
-            let cut = theirs.len() < ours.len() && ours.starts_with(&theirs);
-            if cut && store.size(key).await? == file.size {
-                return Err(Error::new(ErrorKind::Unavailable, format!("the body of an object ended early key={key}")));
-            }
-            return Ok(false);
-        }
-        offset = end;
-        if offset == file.size {
-            tracing::debug!(%key, "object was there already, and is ours");
-            return Ok(true);
-        }
+/// Refuses to write sealed files beside plain ones, or plain ones beside sealed, unless that is allowed. The newest
+/// file tells which they are.
+pub(crate) async fn refuse_mixing(store: &LtxStore, files: &[LtxInfo]) -> Result<()> {
+    let keys = store.keys();
+    let Some(newest) = files.iter().max_by_key(|file| file.txids.max()) else { return Ok(()) };
+    let seals = keys.recipients().is_some();
+    if keys.allows_plaintext() || store.is_sealed(newest).await? == seals {
+        return Ok(());
     }
+    let replica = store.location();
+    let (message, hint) = match seals {
+        true => (
+            format!("the replica holds plain files, and an age recipient is set replica={replica}"),
+            "give the sealed replica a path of its own, or set age_allow_plaintext to let both lie there",
+        ),
+        false => (
+            format!("the replica is sealed, and no age recipient is set replica={replica}"),
+            "set REPLICATE_AGE_RECIPIENT; or give the plain replica a path of its own",
+        ),
+    };
+    Err(Error::new(ErrorKind::Keys, message).with_hint(hint))
 }
 
 /// The refusal to go on beside another writer.

@@ -52,8 +52,9 @@ impl RemoteChain {
     }
 
     /// How to go on if a file is not the one we have under its name: somebody else has stored what is there.
-    pub(crate) fn foreign(&self) -> Reconciled {
-        Reconciled::StartOver { after: self.newest, reason: RebaseReason::RemoteAhead, snapshot: !self.whole }
+    pub(crate) fn foreign(&self, local: &LocalChain) -> Reconciled {
+        let snapshot = local.sealed || !self.whole;
+        Reconciled::StartOver { after: self.newest, reason: RebaseReason::RemoteAhead, snapshot }
     }
 }
 
@@ -92,10 +93,15 @@ pub(crate) fn reconcile(local: &LocalChain, remote: &RemoteChain) -> Result<Reco
             return Ok(Reconciled::StartOver { after, reason, snapshot: true });
         }
         let reason = if remote.newest.is_zero() { RebaseReason::First } else { RebaseReason::NoLedger };
-        return start_over(reason, !remote.whole);
+        // What is there may be sealed to keys that those who hold the present ones do not have: nothing of it must
+        // be needed.
+        return start_over(reason, local.sealed || !remote.whole);
+    }
+    if local.rekeyed {
+        return start_over(RebaseReason::KeysChanged, true);
     }
     if remote.newest > local.newest {
-        return start_over(RebaseReason::RemoteAhead, !remote.whole);
+        return start_over(RebaseReason::RemoteAhead, local.sealed || !remote.whole);
     }
     let acknowledged = local.shipped.map_or(Txid::ZERO, |shipped| shipped.txid());
     // The store may lack at its end only what the spool still has.
@@ -146,7 +152,7 @@ pub(crate) fn reconcile(local: &LocalChain, remote: &RemoteChain) -> Result<Reco
         }
         there
     });
-    if unknown < watermark { Ok(remote.foreign()) } else { Ok(Reconciled::Continue { watermark, prove }) }
+    if unknown < watermark { Ok(remote.foreign(local)) } else { Ok(Reconciled::Continue { watermark, prove }) }
 }
 
 /// How far files that follow one another lead.
@@ -178,7 +184,7 @@ mod tests {
 
     fn local(newest: u64, spooled: &[SpoolFile]) -> LocalChain {
         let shipped = Some(ShippedRecord { txid: 5, level: 0, size: 100 });
-        LocalChain { newest: Txid(newest), spooled: spooled.to_vec(), shipped }
+        LocalChain { newest: Txid(newest), spooled: spooled.to_vec(), shipped, sealed: false, rekeyed: false }
     }
 
     /// Level 0 from 1 on, and one file of level 1.
@@ -219,6 +225,18 @@ mod tests {
         let unknown = local(0, &[]);
         assert_eq!(start_over(&unknown, &nothing()), (5, RebaseReason::RemoteBehind, true));
         assert_eq!(start_over(&unknown, &remote(5, 100)), (5, RebaseReason::NoLedger, false));
+    }
+
+    #[test]
+    fn a_sealed_replica_never_needs_what_may_be_sealed_to_other_keys() {
+        let rekeyed = LocalChain { sealed: true, rekeyed: true, ..local(5, &[]) };
+        assert_eq!(start_over(&rekeyed, &remote(5, 100)), (5, RebaseReason::KeysChanged, true));
+        let plain_again = LocalChain { rekeyed: true, ..local(5, &[]) };
+        assert_eq!(start_over(&plain_again, &remote(5, 100)), (5, RebaseReason::KeysChanged, true));
+        let forgotten = LocalChain { sealed: true, rekeyed: true, ..LocalChain::default() };
+        assert_eq!(start_over(&forgotten, &remote(40, 1)), (40, RebaseReason::NoLedger, true));
+        let overtaken = LocalChain { sealed: true, ..local(5, &[]) };
+        assert_eq!(start_over(&overtaken, &remote(9, 100)), (9, RebaseReason::RemoteAhead, true));
     }
 
     #[test]

@@ -60,6 +60,10 @@ pub(crate) struct LocalChain {
     pub(crate) spooled: Vec<SpoolFile>,
     /// The last object of the store that is known to belong to this chain: acknowledged, or compared.
     pub(crate) shipped: Option<ShippedRecord>,
+    /// Objects are sealed from now on.
+    pub(crate) sealed: bool,
+    /// They are sealed to other keys than before, or no more, or for the first time.
+    pub(crate) rekeyed: bool,
 }
 
 /// The folder of a database's local state.

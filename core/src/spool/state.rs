@@ -32,6 +32,9 @@ pub(crate) struct Record {
     pub(crate) mark: Option<MarkRecord>,
     /// The last capture the store has acknowledged.
     pub(crate) shipped: Option<ShippedRecord>,
+    /// What the chain is sealed to since its last whole image; empty: it is plain.
+    #[serde(default)]
+    pub(crate) sealed_to: String,
 }
 
 /// A place in a WAL.
@@ -59,7 +62,7 @@ pub(crate) struct ShippedRecord {
     pub(crate) txid: u64,
     /// Its level.
     pub(crate) level: u8,
-    /// Its size.
+    /// Its size in the store.
     pub(crate) size: u64,
 }
 
@@ -161,6 +164,7 @@ mod tests {
             commit: 3,
             mark: Some(MarkRecord { salts: (u32::MAX, 5), frame: 6, checksum: (7, 8) }),
             shipped: None,
+            sealed_to: String::new(),
         }
     }
 

@@ -1,21 +1,29 @@
 //! LTX files on a blob store: the one border between files of this library and objects of a bucket.
 //!
 //! Names are formed and read here and nowhere else, and nothing reaches a bucket by another way, so that
-//! what is done to every object (its name today, its seal tomorrow) is done in one place.
+//! what is done to every object, its name and its seal, is done in one place.
 
 mod layout;
+mod open;
+mod sealed;
+#[cfg(test)]
+mod tests;
 
 use std::ops::Range;
+use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt, TryStreamExt};
 use replicate_format::{HEADER_LEN, Header, Level, Txid, TxidRange};
 
 use crate::blob::{BlobError, Body, ObjectKey, PutMode, PutOptions, SharedBlobStore};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
+use crate::seal::{Keys, MAGIC_START, Opener, Place, SealError};
 
 pub use self::layout::Layout;
+pub use self::open::OpenFile;
+pub use self::sealed::Sealed;
 
 /// An LTX file on a store.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -44,19 +52,30 @@ impl LtxInfo {
 /// How many listings run at the same time.
 const PARALLEL_LISTINGS: usize = 10;
 
+/// Bytes compared at a time.
+const COMPARE: u64 = 4 << 20;
+
 /// The LTX files of one replica.
 #[derive(Clone, Debug)]
 pub struct LtxStore {
     blob: SharedBlobStore,
     layout: Layout,
+    keys: Arc<Keys>,
 }
 
 impl LtxStore {
-    /// The replica at the root of this store.
+    /// The replica at the root of this store, sealed to and opened with these keys. To write plain files, say so
+    /// by [`Keys::none`].
     #[must_use]
-    pub fn new(blob: SharedBlobStore) -> Self {
+    pub fn new(blob: SharedBlobStore, keys: Arc<Keys>) -> Self {
         let layout = Layout::of_kind(blob.kind());
-        Self { blob, layout }
+        Self { blob, layout, keys }
+    }
+
+    /// The keys of the replica.
+    #[must_use]
+    pub fn keys(&self) -> &Keys {
+        &self.keys
     }
 
     /// Where it is, for messages.
@@ -92,26 +111,66 @@ impl LtxStore {
         Ok(levels.await?.concat())
     }
 
+    /// Makes a file ready to be put: sealed, if the replica is. Keep the result for as long as the put may have to
+    /// be repeated: made again, the same file has other bytes.
+    pub fn seal(&self, level: Level, txids: TxidRange, plain: Body) -> Result<Sealed> {
+        Sealed::new(&self.keys, Place { level, txids }, plain)
+    }
+
     /// Stores a file under its name, which must be free. An object that is there already is left as it is.
-    pub async fn put(&self, level: Level, txids: TxidRange, body: Body, created: Timestamp) -> Result<PutOutcome> {
-        let key = self.layout.key(level, txids)?;
+    pub async fn put(&self, file: &Sealed, created: Timestamp) -> Result<PutOutcome> {
+        let key = self.layout.key(file.place.level, file.place.txids)?;
         let mode = if mutant!(PutUnconditional) { PutMode::Overwrite } else { PutMode::Create };
         let options = PutOptions { mode, created };
-        match self.blob.put(&key, body, options).await {
+        match self.blob.put(&key, file.body.clone(), options).await {
             Ok(meta) => Ok(PutOutcome::Stored { size: meta.size }),
             Err(BlobError::AlreadyExists { .. }) => Ok(PutOutcome::Exists(key)),
             Err(other) => Err(other.into()),
         }
     }
 
-    /// Bytes of a file.
+    /// Whether the object that a put has met is this file: byte for byte, or, where it can be opened, what is in
+    /// it. What was sealed anew (a restart forgets how) and cannot be opened here counts as another one.
+    pub async fn holds(&self, key: &ObjectKey, file: &Sealed) -> Result<bool> {
+        let bytes = |range: Range<u64>| async move { self.blob.get(key, Some(range)).await.map_err(Error::from) };
+        match same(&file.body, bytes).await? {
+            Likeness::Same => return Ok(true),
+            // A body that ends early proves nothing.
+            Likeness::Cut if self.size(key).await? == file.size() => {
+                let message = format!("the body of an object ended early key={key}");
+                return Err(Error::new(ErrorKind::Unavailable, message));
+            }
+            _ => {}
+        }
+        if Arc::ptr_eq(&file.body, &file.plain) || !self.keys.can_open() {
+            return Ok(false);
+        }
+        let there = self.blob.head(key).await.map_err(Error::from)?;
+        let (size, created, modified) = (there.size, there.created, there.modified);
+        let Place { level, txids } = file.place;
+        let info = LtxInfo { level, txids, size, created, modified, key: key.clone() };
+        match self.open(&info).await {
+            Ok(open) => Ok(same(&file.plain, |range| open.read(range)).await? == Likeness::Same),
+            // It is not one of ours, or no more.
+            Err(error) if matches!(error.kind(), ErrorKind::Keys | ErrorKind::Corrupt) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Bytes of a file as they lie in the store.
     pub async fn get(&self, file: &LtxInfo, range: Option<Range<u64>>) -> Result<Bytes, BlobError> {
         self.blob.get(&file.key, range).await
     }
 
-    /// Bytes of an object that a put has met.
-    pub async fn get_key(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Bytes, BlobError> {
-        self.blob.get(key, range).await
+    /// Opens files as their bytes arrive.
+    pub(crate) fn opening(&self) -> Opening {
+        Opening { keys: self.keys.clone() }
+    }
+
+    /// Whether a file is sealed, from its first bytes.
+    pub(crate) async fn is_sealed(&self, file: &LtxInfo) -> Result<bool> {
+        let start = self.get(file, Some(0..MAGIC_START.len() as u64)).await.map_err(Error::from)?;
+        Ok(start.starts_with(MAGIC_START))
     }
 
     /// Whether there is a file of this name, in the layout that is written.
@@ -142,7 +201,7 @@ impl LtxStore {
 
     /// The header of a file.
     pub async fn header(&self, file: &LtxInfo) -> Result<Header> {
-        let bytes = self.get(file, Some(0..HEADER_LEN as u64)).await.map_err(Error::from)?;
+        let bytes = self.open(file).await?.read(0..HEADER_LEN as u64).await?;
         let bytes: &[u8; HEADER_LEN] = bytes
             .as_ref()
             .try_into()
@@ -169,4 +228,99 @@ pub enum PutOutcome {
     },
     /// The name was taken before; nothing was written.
     Exists(ObjectKey),
+}
+
+/// How what is read somewhere is like a body.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Likeness {
+    Same,
+    /// It begins so and ends early.
+    Cut,
+    Other,
+}
+
+/// Whether what is read there is this body, and no more.
+async fn same<R>(body: &Body, theirs: impl Fn(Range<u64>) -> R) -> Result<Likeness>
+where
+    R: Future<Output = Result<Bytes>>,
+{
+    let (mut offset, len) = (0, body.len());
+    loop {
+        // One byte more than ours, to see one that is longer.
+        let end = (offset + COMPARE).min(len);
+        let beyond = if end == len { end + 1 } else { end };
+        let (theirs, ours) = (theirs(offset..beyond).await?, body.read(offset..end).await?);
+        if theirs != ours {
+            let cut = theirs.len() < ours.len() && ours.starts_with(&theirs);
+            return Ok(if cut { Likeness::Cut } else { Likeness::Other });
+        }
+        offset = end;
+        if offset == len {
+            return Ok(Likeness::Same);
+        }
+    }
+}
+
+/// Opens the files of a replica as their bytes arrive, sealed or not.
+#[derive(Clone, Debug)]
+pub(crate) struct Opening {
+    keys: Arc<Keys>,
+}
+
+impl Opening {
+    /// For one file.
+    pub(crate) fn of(&self, file: &LtxInfo) -> OpeningFile {
+        let place = Place { level: file.level, txids: file.txids };
+        OpeningFile { opening: self.clone(), place, form: OpeningForm::Unknown(BytesMut::new()) }
+    }
+}
+
+/// Opens one file as its bytes arrive.
+pub(crate) struct OpeningFile {
+    opening: Opening,
+    place: Place,
+    form: OpeningForm,
+}
+
+enum OpeningForm {
+    /// Too short to tell.
+    Unknown(BytesMut),
+    Plain,
+    Sealed(Box<Opener>),
+}
+
+impl std::fmt::Debug for OpeningFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OpeningFile").field("place", &self.place).finish_non_exhaustive()
+    }
+}
+
+impl OpeningFile {
+    /// Takes the next bytes, the last ones of the file or not, and gives what they hold. The file is good only
+    /// when its last bytes were taken without an error.
+    pub(crate) fn feed(&mut self, bytes: Bytes, last: bool) -> Result<Bytes, SealError> {
+        let bytes = match &mut self.form {
+            OpeningForm::Unknown(start) => {
+                start.extend_from_slice(&bytes);
+                if start.len() < MAGIC_START.len() && !last {
+                    return Ok(Bytes::new());
+                }
+                let start = std::mem::take(start).freeze();
+                self.form = match self.opening.keys.must_open(&start)? {
+                    true => OpeningForm::Sealed(Box::new(Opener::new(self.opening.keys.clone(), Some(self.place)))),
+                    false => OpeningForm::Plain,
+                };
+                start
+            }
+            _ => bytes,
+        };
+        match &mut self.form {
+            OpeningForm::Sealed(opener) => {
+                let mut plain = Vec::new();
+                opener.feed(&bytes, last, &mut plain)?;
+                Ok(plain.into())
+            }
+            _ => Ok(bytes),
+        }
+    }
 }

@@ -8,6 +8,7 @@ use crate::error::ErrorKind;
 use crate::exec::Blocking;
 use crate::restore::testing::*;
 use crate::restore::{Cancel, Check, RestoreOptions, Target, run};
+use crate::seal::Keys;
 use crate::store::LtxStore;
 use crate::{Timestamp, Txid};
 
@@ -27,8 +28,7 @@ fn restore(store: &LtxStore, target: Target, blocking: Blocking) -> crate::Resul
 fn every_capture_that_is_reachable_restores_byte_for_byte() {
     for page_size in [512, 4096, 65536] {
         let model = busy_model(page_size);
-        let (store, _) = model.store();
-        for blocking in [Blocking::Pool, Blocking::Inline] {
+        for (blocking, store) in [(Blocking::Pool, model.store().0), (Blocking::Inline, model.sealed().0)] {
             for txid in 1..=model.txid {
                 let (reached, bytes) = restore(&store, Target::Txid(Txid(txid)), blocking).expect("reachable");
                 assert_eq!(reached, txid);
@@ -128,7 +128,7 @@ fn a_file_store_gives_the_same() {
     let folder = tempfile::tempdir().expect("a folder");
     let clock = env(Blocking::Pool).clock;
     let blob = FileStore::new(folder.path().to_path_buf(), Arc::new(RealDisk), clock, Blocking::Pool);
-    let store = LtxStore::new(Arc::new(blob));
+    let store = LtxStore::new(Arc::new(blob), Arc::new(Keys::none()));
     block_on(model.put_all(&store));
     let (txid, bytes) = restore(&store, Target::Latest, Blocking::Pool).expect("fine");
     assert!(txid == model.txid && bytes == model.bytes(txid));

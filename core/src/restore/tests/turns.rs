@@ -11,6 +11,7 @@ use crate::error::{Error, ErrorKind};
 use crate::exec::Blocking;
 use crate::restore::testing::*;
 use crate::restore::{self, Cancel, Check, RestoreEnv, RestoreOptions, RestoreReport, run};
+use crate::seal::Keys;
 use crate::store::LtxStore;
 
 /// Tells a test process started by a test what to do.
@@ -19,7 +20,8 @@ const FOLDER: &str = "RESTORE_TEST_FOLDER";
 
 fn file_store(folder: &Path) -> LtxStore {
     let clock = env(Blocking::Pool).clock;
-    LtxStore::new(Arc::new(FileStore::new(folder.join("replica"), Arc::new(RealDisk), clock, Blocking::Pool)))
+    let blob = FileStore::new(folder.join("replica"), Arc::new(RealDisk), clock, Blocking::Pool);
+    LtxStore::new(Arc::new(blob), Arc::new(Keys::none()))
 }
 
 async fn ensure_exists(store: &LtxStore, path: &Path, env: &RestoreEnv) -> crate::Result<Option<RestoreReport>> {

@@ -1,0 +1,238 @@
+//! Reading ranges of one file, sealed or not.
+//!
+//! A sealed file is opened by its head and its tail, asked for at the same time: the head tells the key, and the
+//! last chunk, which only opens as such, proves the length. After that a range costs the chunks it touches, with
+//! neighbours in one request, and none if they are in the cache.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::future::try_join;
+
+use super::{LtxInfo, LtxStore};
+use crate::error::{Error, Result};
+use crate::seal::{
+    CHUNK, Geometry, HeaderParser, LONGEST_HEADER, MAGIC_START, NONCE, PayloadKey, Place, SEALED_CHUNK, SealError,
+};
+
+/// Bytes asked for at the start of a file: the header with two post-quantum keys fits.
+const HEAD: u64 = 4096;
+/// Bytes asked for at its end: the last chunk is in them wherever it begins, and 64 KiB of plain data before the
+/// end.
+const TAIL: u64 = 2 * SEALED_CHUNK;
+/// Chunks kept: 4 MiB.
+const CACHED: usize = 64;
+
+/// A file that is read in ranges.
+#[derive(Debug)]
+pub struct OpenFile<'a> {
+    store: &'a LtxStore,
+    file: LtxInfo,
+    form: Form,
+}
+
+#[derive(Debug)]
+enum Form {
+    Plain,
+    Sealed(Box<Unsealed>),
+}
+
+struct Unsealed {
+    key: PayloadKey,
+    geometry: Geometry,
+    /// The chunks used last, the newest at the end.
+    cache: Mutex<VecDeque<(u64, Bytes)>>,
+}
+
+impl std::fmt::Debug for Unsealed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Unsealed").field("geometry", &self.geometry).finish_non_exhaustive()
+    }
+}
+
+impl LtxStore {
+    /// Opens a file for reading in ranges. One request, or two at the same time if it is long; none where nothing
+    /// could be opened.
+    ///
+    /// # Errors
+    /// [`Keys`](crate::ErrorKind::Keys) if no key at hand opens it, [`Corrupt`](crate::ErrorKind::Corrupt) if it was
+    /// changed or cut; and whatever the store answers.
+    pub async fn open(&self, file: &LtxInfo) -> Result<OpenFile<'_>> {
+        let form = if self.keys.can_open() { self.open_form(file).await? } else { Form::Plain };
+        Ok(OpenFile { store: self, file: file.clone(), form })
+    }
+
+    async fn open_form(&self, file: &LtxInfo) -> Result<Form> {
+        let failed = |e: SealError| e.into_error(format_args!("key={}", file.key));
+        let (mut head, tail) = self.ends(file).await?;
+        if !self.keys.must_open(&head).map_err(failed)? {
+            return Ok(Form::Plain);
+        }
+        let mut parser = HeaderParser::new();
+        let mut fed = 0;
+        let header = loop {
+            if let Some((header, _)) = parser.feed(&head[fed..]).map_err(failed)? {
+                break header;
+            }
+            fed = head.len();
+            let grown = (3 * fed as u64).min(file.size).min(LONGEST_HEADER as u64 + 1);
+            if grown <= fed as u64 {
+                return Err(failed(parser.ended()));
+            }
+            let more = self.exactly(file, fed as u64..grown).await?;
+            head = join(&[head, more]);
+        };
+        let start = header.bytes().len();
+        let nonce = match head.get(start..start + NONCE) {
+            Some(nonce) => Bytes::copy_from_slice(nonce),
+            None if start as u64 + NONCE as u64 > file.size => {
+                return Err(failed(SealError::Header("the file ends within its nonce")));
+            }
+            None => self.exactly(file, start as u64..(start + NONCE) as u64).await?,
+        };
+        let nonce =
+            <[u8; NONCE]>::try_from(nonce.as_ref()).map_err(|_| Error::internal("a nonce of another length"))?;
+        let place = Place { level: file.level, txids: file.txids };
+        let file_key = self.keys.open_header(&header, Some(place)).map_err(failed)?;
+        let key = PayloadKey::new(&file_key, &nonce);
+        let cut = SealError::Payload { chunk: 0, why: "no file has this length" };
+        let geometry = Geometry::of_object(start as u64, file.size).ok_or_else(|| failed(cut))?;
+        let unsealed = Unsealed { key, geometry, cache: Mutex::default() };
+        unsealed.keep_tail(file.size - tail.len() as u64, &tail).map_err(failed)?;
+        Ok(Form::Sealed(Box::new(unsealed)))
+    }
+
+    /// The head and the tail of a file; both are all of it if it is short.
+    async fn ends(&self, file: &LtxInfo) -> Result<(Bytes, Bytes)> {
+        if file.size <= HEAD + TAIL {
+            let whole = self.exactly(file, 0..file.size).await?;
+            return Ok((whole.clone(), whole));
+        }
+        try_join(self.exactly(file, 0..HEAD), self.exactly(file, file.size - TAIL..file.size)).await
+    }
+
+    async fn exactly(&self, file: &LtxInfo, range: Range<u64>) -> Result<Bytes> {
+        let (mut at, mut parts) = (range.start, Vec::new());
+        while at < range.end {
+            let bytes = self.get(file, Some(at..range.end)).await.map_err(Error::from)?;
+            if bytes.is_empty() {
+                let cut = SealError::Payload { chunk: 0, why: "the file is shorter than it was listed" };
+                return Err(cut.into_error(format_args!("key={}", file.key)));
+            }
+            // A body that ended early goes on where it ended.
+            at += bytes.len() as u64;
+            parts.push(bytes);
+        }
+        Ok(join(&parts))
+    }
+}
+
+impl OpenFile<'_> {
+    /// Bytes of the LTX file.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        match &self.form {
+            Form::Plain => self.file.size,
+            Form::Sealed(unsealed) => unsealed.geometry.plain,
+        }
+    }
+
+    /// Bytes of a range; cut where the file ends. A failure never gives a part.
+    ///
+    /// # Errors
+    /// As for [`LtxStore::open`].
+    pub async fn read(&self, range: Range<u64>) -> Result<Bytes> {
+        let range = range.start.min(self.size())..range.end.min(self.size());
+        if range.is_empty() {
+            return Ok(Bytes::new());
+        }
+        match &self.form {
+            Form::Plain => {
+                let bytes = self.store.get(&self.file, Some(range.clone())).await.map_err(Error::from)?;
+                // Without a key nothing was looked at yet.
+                if range.start == 0 && bytes.starts_with(MAGIC_START) {
+                    return Err(SealError::NoIdentity.into_error(format_args!("key={}", self.file.key)));
+                }
+                Ok(bytes)
+            }
+            Form::Sealed(unsealed) => self.read_sealed(unsealed, range).await,
+        }
+    }
+
+    async fn read_sealed(&self, unsealed: &Unsealed, range: Range<u64>) -> Result<Bytes> {
+        let geometry = &unsealed.geometry;
+        let mut parts = Vec::new();
+        let chunks = geometry.chunks_of(&range);
+        let mut next = chunks.start;
+        while next < chunks.end {
+            if let Some(chunk) = unsealed.cached(next) {
+                parts.push(chunk);
+                next += 1;
+                continue;
+            }
+            let missing = (next..chunks.end).find(|chunk| unsealed.has(*chunk)).unwrap_or(chunks.end);
+            let bytes = self.store.exactly(&self.file, geometry.sealed_range(&(next..missing))).await?;
+            let opened = unsealed.open(next, &bytes);
+            parts.extend(opened.map_err(|e| e.into_error(format_args!("key={}", self.file.key)))?);
+            next = missing;
+        }
+        let whole = join(&parts);
+        let at = |offset: u64| usize::try_from(offset - chunks.start * CHUNK).expect("within what was joined");
+        Ok(whole.slice(at(range.start)..at(range.end)))
+    }
+}
+
+impl Unsealed {
+    /// Takes the whole chunks of a file's end. The last one proves the length.
+    fn keep_tail(&self, offset: u64, tail: &Bytes) -> Result<(), SealError> {
+        let skipped = offset.saturating_sub(self.geometry.start);
+        let first = skipped.div_ceil(SEALED_CHUNK);
+        let at = self.geometry.sealed_range(&(first..self.geometry.chunks)).start - offset;
+        self.open(first, &tail.slice(usize::try_from(at).expect("within the tail")..)).map(drop)
+    }
+
+    /// Opens chunks that lie side by side.
+    fn open(&self, first: u64, sealed: &Bytes) -> Result<Vec<Bytes>, SealError> {
+        let mut opened = Vec::new();
+        for (number, chunk) in (first..).zip(sealed.chunks(SEALED_CHUNK as usize)) {
+            let mut bytes = BytesMut::from(chunk);
+            let len = self.key.open(number, self.geometry.is_last(number), &mut bytes)?;
+            bytes.truncate(len);
+            opened.push(bytes.freeze());
+        }
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        for (number, chunk) in (first..).zip(&opened) {
+            cache.retain(|(kept, _)| *kept != number);
+            cache.push_back((number, chunk.clone()));
+        }
+        let surplus = cache.len().saturating_sub(CACHED);
+        cache.drain(..surplus);
+        Ok(opened)
+    }
+
+    fn has(&self, number: u64) -> bool {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|(kept, _)| *kept == number)
+    }
+
+    fn cached(&self, number: u64) -> Option<Bytes> {
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = cache.iter().position(|(kept, _)| *kept == number)?;
+        let found = cache.remove(at)?;
+        let chunk = found.1.clone();
+        cache.push_back(found);
+        Some(chunk)
+    }
+}
+
+fn join(parts: &[Bytes]) -> Bytes {
+    match parts {
+        [one] => one.clone(),
+        _ => {
+            let mut whole = BytesMut::with_capacity(parts.iter().map(Bytes::len).sum());
+            parts.iter().for_each(|part| whole.extend_from_slice(part));
+            whole.freeze()
+        }
+    }
+}

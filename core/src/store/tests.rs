@@ -1,0 +1,271 @@
+//! The border: what is sealed comes back in ranges, and nothing else does.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use proptest::prelude::*;
+use replicate_format::{Level, Txid, TxidRange};
+
+use super::*;
+use crate::blob::{BlobResult, BlobStore, BodySource, Caps, MemoryStore, ObjectMeta};
+use crate::clock::SystemClock;
+use crate::seal::testing::{bad, class, good, keys, keys_of, kit};
+use crate::seal::{CHUNK, Identities, IdentityKind, KeysBuilder, Recipients, generate_identity};
+
+/// A memory store that counts requests for bytes.
+#[derive(Debug)]
+struct Counting(MemoryStore, Mutex<Vec<Range<u64>>>);
+
+#[async_trait]
+impl BlobStore for Counting {
+    fn kind(&self) -> &'static str {
+        "memory"
+    }
+    fn caps(&self) -> Caps {
+        self.0.caps()
+    }
+    fn location(&self) -> String {
+        self.0.location()
+    }
+    async fn put(&self, key: &ObjectKey, body: Body, options: PutOptions) -> BlobResult<ObjectMeta> {
+        self.0.put(key, body, options).await
+    }
+    async fn get(&self, key: &ObjectKey, range: Option<Range<u64>>) -> BlobResult<Bytes> {
+        self.1.lock().expect("not poisoned").extend(range.clone());
+        self.0.get(key, range).await
+    }
+    async fn head(&self, key: &ObjectKey) -> BlobResult<ObjectMeta> {
+        self.0.head(key).await
+    }
+    fn list(&self, prefix: &str, start_after: Option<&str>) -> BoxStream<'_, BlobResult<ObjectMeta>> {
+        self.0.list(prefix, start_after)
+    }
+    async fn delete(&self, keys: &[ObjectKey]) -> BlobResult<()> {
+        self.0.delete(keys).await
+    }
+}
+
+fn block_on<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(work)
+}
+
+fn txids() -> TxidRange {
+    TxidRange::single(Txid(7)).expect("valid")
+}
+
+/// A store with one object at level 0.
+fn holding(keys: Arc<Keys>, bytes: &[u8]) -> (LtxStore, Arc<Counting>, LtxInfo) {
+    let blob = Arc::new(Counting(MemoryStore::new(Arc::new(SystemClock::new())), Mutex::default()));
+    let store = LtxStore::new(blob.clone(), keys);
+    let key = store.layout.key(Level::L0, txids()).expect("a key");
+    let options = PutOptions { mode: PutMode::Create, created: Timestamp(1) };
+    let body: Body = Arc::new(Bytes::copy_from_slice(bytes));
+    block_on(blob.put(&key, body, options)).expect("stored");
+    let info = block_on(store.list(Level::L0, Txid::ZERO)).expect("listed").remove(0);
+    (store, blob, info)
+}
+
+fn seal_error(error: &Error) -> crate::seal::SealError {
+    use std::error::Error as _;
+    *error.source().and_then(|source| source.downcast_ref()).expect("a failure of the seal")
+}
+
+/// Reads a file chunk by chunk from its end, in ranges.
+fn read_backwards(store: &LtxStore, info: &LtxInfo) -> Result<Vec<u8>> {
+    block_on(async {
+        let open = store.open(info).await?;
+        let mut plain = vec![0; usize::try_from(open.size()).expect("small")];
+        let mut end = open.size();
+        while end > 0 {
+            let start = end.saturating_sub(50_000);
+            plain[start as usize..end as usize].copy_from_slice(&open.read(start..end).await?);
+            end = start;
+        }
+        Ok(plain)
+    })
+}
+
+fn sealing_keys(kind: IdentityKind, with_identity: bool) -> Arc<Keys> {
+    let made = generate_identity(kind).expect("made");
+    let recipients = Some(Recipients::parse(&made.recipient).expect("a recipient"));
+    let identities = with_identity.then(|| Identities::parse(&made.identity).expect("an identity"));
+    Arc::new(KeysBuilder { recipients, identities, ..KeysBuilder::default() }.build().expect("they fit"))
+}
+
+fn pattern(len: usize) -> Bytes {
+    (0..len).map(|i| (i * 7 + i / 251) as u8).collect::<Vec<_>>().into()
+}
+
+#[test]
+fn every_good_file_is_read_by_ranges() {
+    for file in good() {
+        for lists in &file.identities {
+            let (store, _, info) = holding(keys_of(lists), &file.bytes);
+            let plain = read_backwards(&store, &info).unwrap_or_else(|e| panic!("{}: {e}", file.name));
+            assert!(plain == file.plain, "{}", file.name);
+        }
+    }
+}
+
+#[test]
+fn every_bad_file_is_refused_by_ranges_for_its_reason() {
+    for file in bad() {
+        let (store, _, info) = holding(keys_of(&file.identities), &file.bytes);
+        let error = read_backwards(&store, &info).expect_err(&file.name);
+        assert_eq!(class(seal_error(&error)), file.class, "{}: {error}", file.name);
+    }
+}
+
+#[test]
+fn the_public_test_kit_passes_by_ranges() {
+    for case in kit() {
+        let (store, _, info) = holding(keys(&case.identity), &case.bytes);
+        let found = match read_backwards(&store, &info).map_err(|e| class(seal_error(&e))) {
+            Ok(_) => "success",
+            Err("NotAge" | "Header") => "header failure",
+            Err("NoMatch") => "no match",
+            Err("BadMac") => "HMAC failure",
+            Err("Payload") => "payload failure",
+            Err(other) => other,
+        };
+        assert_eq!(found, case.expect, "{}", case.name);
+    }
+}
+
+#[test]
+fn opening_costs_two_requests_and_a_page_one() {
+    let plain = pattern(3_000_000);
+    for (kind, requests) in [(IdentityKind::X25519, 2), (IdentityKind::PostQuantum, 2)] {
+        let keys = sealing_keys(kind, true);
+        let sealed = Sealed::new(&keys, Place { level: Level::L0, txids: txids() }, Arc::new(plain.clone()));
+        let bytes = block_on(async {
+            let body = sealed.expect("sealed").body;
+            body.read(0..body.len()).await.expect("read")
+        });
+        let (store, blob, info) = holding(keys, &bytes);
+        let count = || std::mem::take(&mut *blob.1.lock().expect("not poisoned")).len();
+        block_on(async {
+            let open = store.open(&info).await.expect("opened");
+            assert_eq!(count(), requests);
+            assert_eq!(open.read(2_990_000..3_000_000).await.expect("read"), plain[2_990_000..]);
+            assert_eq!(count(), 0, "the end came with the tail");
+            assert_eq!(open.read(500_000..504_096).await.expect("read"), plain[500_000..504_096]);
+            assert_eq!(count(), 1);
+            assert_eq!(open.read(400_000..900_000).await.expect("read"), plain[400_000..900_000]);
+            assert_eq!(count(), 2, "neighbours in one request, on both sides of what is known");
+            assert_eq!(open.read(400_000..900_000).await.expect("read"), plain[400_000..900_000]);
+            assert_eq!(count(), 0);
+            assert_eq!(open.read(2_999_999..9_000_000).await.expect("read").len(), 1);
+        });
+    }
+}
+
+#[derive(Debug)]
+struct Changing(Mutex<Bytes>);
+
+#[async_trait]
+impl BodySource for Changing {
+    fn len(&self) -> u64 {
+        self.0.lock().expect("not poisoned").len() as u64
+    }
+    async fn read(&self, range: Range<u64>) -> Result<Bytes> {
+        let bytes = self.0.lock().expect("not poisoned").clone();
+        Ok(bytes.slice(range.start as usize..range.end as usize))
+    }
+}
+
+#[test]
+fn a_body_that_changes_while_it_is_sealed_is_never_sealed_twice_under_one_key() {
+    let keys = sealing_keys(IdentityKind::X25519, false);
+    let body = Arc::new(Changing(Mutex::new(pattern(100_000))));
+    let sealed = Sealed::new(&keys, Place { level: Level::L0, txids: txids() }, body.clone()).expect("sealed");
+    block_on(async {
+        let whole = sealed.body.read(0..sealed.size()).await.expect("read");
+        let mut changed = body.0.lock().expect("not poisoned").to_vec();
+        changed[99_999] ^= 1;
+        *body.0.lock().expect("not poisoned") = changed.into();
+        assert_eq!(sealed.body.read(0..60_000).await.expect("the first chunk is as it was"), whole[..60_000]);
+        let error = sealed.body.read(0..sealed.size()).await.expect_err("the second is not");
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+    });
+}
+
+#[test]
+fn an_object_that_is_there_already_is_ours_only_if_it_can_be_proven() {
+    let (plain, other): (Body, Body) = (Arc::new(pattern(5000)), Arc::new(pattern(5001)));
+    for (with_identity, again) in [(true, true), (false, false)] {
+        let keys = sealing_keys(IdentityKind::X25519, with_identity);
+        let blob = Arc::new(MemoryStore::new(Arc::new(SystemClock::new())));
+        let store = LtxStore::new(blob, keys);
+        block_on(async {
+            let sealed = store.seal(Level::L0, txids(), plain.clone()).expect("sealed");
+            store.put(&sealed, Timestamp(1)).await.expect("stored");
+            let PutOutcome::Exists(key) = store.put(&sealed, Timestamp(1)).await.expect("answered") else {
+                panic!("it was there")
+            };
+            assert!(store.holds(&key, &sealed).await.expect("compared"), "the same bytes");
+            let resealed = store.seal(Level::L0, txids(), plain.clone()).expect("sealed");
+            assert_eq!(store.holds(&key, &resealed).await.expect("compared"), again);
+            let another = store.seal(Level::L0, txids(), other.clone()).expect("sealed");
+            assert!(!store.holds(&key, &another).await.expect("compared"));
+        });
+    }
+}
+
+#[test]
+fn sealed_and_plain_files_are_told_apart_and_the_way_out_is_named() {
+    let plain = pattern(5000);
+    let keys = sealing_keys(IdentityKind::X25519, true);
+    let (store, _, info) = holding(keys, &plain);
+    let error = block_on(async { store.open(&info).await.map(drop) }).expect_err("not sealed");
+    assert_eq!((error.kind(), seal_error(&error)), (ErrorKind::Keys, crate::seal::SealError::NotAge));
+    assert!(error.to_string().contains(info.key().as_str()) && error.to_string().contains("age_allow_plaintext"));
+
+    let file = good().into_iter().find(|file| file.name == "ok/pq__ltx_1page.age").expect("there");
+    let (store, _, info) = holding(Arc::new(Keys::none()), &file.bytes);
+    let error = block_on(store.header(&info)).expect_err("sealed");
+    assert_eq!((error.kind(), seal_error(&error)), (ErrorKind::Keys, crate::seal::SealError::NoIdentity));
+    assert!(error.to_string().contains("REPLICATE_AGE_IDENTITY"), "{error}");
+    let error = store.opening().of(&info).feed(file.bytes.into(), true).expect_err("sealed");
+    assert_eq!(error, crate::seal::SealError::NoIdentity);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn ranges_of_a_sealed_body_are_those_of_the_whole_and_it_opens_by_ranges(
+        len in prop_oneof![0_usize..300, 65_400_usize..65_700, 130_900_usize..131_300, 0_usize..400_000],
+        cuts in prop::collection::vec(0.0_f64..1.0, 1..8),
+        reads in prop::collection::vec((0.0_f64..1.0, 1_u64..200_000), 1..8),
+    ) {
+        let (plain, keys) = (pattern(len), sealing_keys(IdentityKind::X25519, true));
+        let sealed = Sealed::new(&keys, Place { level: Level::L0, txids: txids() }, Arc::new(plain.clone()));
+        let body = sealed.expect("sealed").body;
+        let size = body.len();
+        let whole = block_on(body.read(0..size)).expect("read");
+        prop_assert_eq!(whole.len() as u64, size);
+        let mut edges: Vec<_> = cuts.iter().map(|cut| (cut * size as f64) as u64).collect();
+        edges.extend([0, size]);
+        edges.sort_unstable();
+        edges.dedup();
+        let parts: Vec<_> = edges.windows(2).map(|two| block_on(body.read(two[0]..two[1])).expect("read")).collect();
+        prop_assert!(parts.concat() == whole);
+
+        let (store, _, info) = holding(keys, &whole);
+        block_on(async {
+            let open = store.open(&info).await.expect("opened");
+            assert_eq!(open.size(), len as u64);
+            for (start, count) in reads {
+                let start = (start * len as f64) as u64;
+                let end = (start + count).min(len as u64);
+                let read = open.read(start..start + count).await.expect("read");
+                assert!(read == plain[start as usize..end as usize]);
+            }
+        });
+        prop_assert_eq!(CHUNK, 65_536);
+    }
+}
