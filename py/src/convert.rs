@@ -7,14 +7,15 @@ use replicate::{Check, Error, ErrorKind, Event, LtxInfo, RestoreReport, Result, 
 
 use crate::failure::{ErrorParts, parts};
 
-/// `local_txid, remote_txid, in_sync, state, last_error, last_sync (ms), pending_bytes`.
-pub(crate) type StatusParts = (u64, u64, bool, &'static str, Option<ErrorParts>, Option<i64>, u64);
+/// `local_txid, remote_txid, in_sync, state, last_error, last_sync (ms), pending_bytes, sealed_to`.
+pub(crate) type StatusParts = (u64, u64, bool, &'static str, Option<ErrorParts>, Option<i64>, u64, Vec<String>);
 
 pub(crate) fn status(status: &SyncStatus) -> StatusParts {
     let error = status.last_error.as_ref().map(parts);
     let last_sync = status.last_sync.map(|t| t.0);
     let (local, remote) = (status.local_txid.0, status.remote_txid.0);
-    (local, remote, status.in_sync, status.state.name(), error, last_sync, status.pending_bytes)
+    let sealed_to = status.sealed_to.clone();
+    (local, remote, status.in_sync, status.state.name(), error, last_sync, status.pending_bytes, sealed_to)
 }
 
 /// `flushed, local_txid, remote_txid, error`.

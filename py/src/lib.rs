@@ -9,6 +9,7 @@ mod bridge;
 mod convert;
 mod failure;
 mod handle;
+mod keys;
 mod log;
 mod options;
 mod process;
@@ -79,6 +80,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("CONFIG_KEYS", config_keys())?;
     module.add_class::<handle::Handle>()?;
     module.add_class::<handle::Events>()?;
+    module.add_function(wrap_pyfunction!(keys::generate_identity, module)?)?;
+    module.add_function(wrap_pyfunction!(keys::recipient_of, module)?)?;
     module.add_function(wrap_pyfunction!(replica::restore, module)?)?;
     module.add_function(wrap_pyfunction!(replica::ensure_exists, module)?)?;
     module.add_function(wrap_pyfunction!(replica::ltx_files, module)?)?;

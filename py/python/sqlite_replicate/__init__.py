@@ -6,7 +6,17 @@
 The package is also called ``replicate``; both names are the same module.
 """
 
-from ._api import Events, Replicator, auto_replicate, ensure_exists, ltx, restore, start
+from ._api import (
+    Events,
+    Replicator,
+    auto_replicate,
+    ensure_exists,
+    generate_identity,
+    ltx,
+    recipient_of,
+    restore,
+    start,
+)
 from ._collision import warn_if_shadowed
 from ._errors import (
     BusyError,
@@ -30,9 +40,10 @@ from ._errors import (
 )
 from ._native import VERSION as __version__
 from ._options import Options, Place
-from ._types import Event, IntegrityCheck, LtxFile, Progress, RestoreReport, State, StopReport, SyncStatus
+from ._types import AgeIdentity, Event, IntegrityCheck, LtxFile, Progress, RestoreReport, State, StopReport, SyncStatus
 
 __all__ = [
+    "AgeIdentity",
     "BusyError",
     "CancelledError",
     "ClosedError",
@@ -66,7 +77,9 @@ __all__ = [
     "__version__",
     "auto_replicate",
     "ensure_exists",
+    "generate_identity",
     "ltx",
+    "recipient_of",
     "restore",
     "start",
 ]

@@ -8,12 +8,12 @@ import warnings
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Callable, Iterator, Optional, Union
+from typing import TYPE_CHECKING, Callable, Iterator, Literal, Optional, Union
 
 from . import _bridge, _native
 from ._options import Options, Place, Seconds, StrPath, milliseconds, pairs, reading
 from ._options import path as as_path, timeout as as_seconds
-from ._types import Event, IntegrityCheck, LtxFile, Progress, RestoreReport, StopReport, SyncStatus
+from ._types import AgeIdentity, Event, IntegrityCheck, LtxFile, Progress, RestoreReport, StopReport, SyncStatus
 
 if sys.version_info >= (3, 11):
     from typing import Unpack
@@ -124,6 +124,17 @@ class Events(Iterator[Event]):
         if event is None:
             raise StopIteration
         return event
+
+
+def generate_identity(kind: Literal["pq", "x25519", "xw"] = "pq") -> AgeIdentity:
+    """Makes a key pair to seal a replica with: ``pq`` is also safe from quantum computers, ``x25519`` is understood
+    by every age program."""
+    return AgeIdentity(*_native.generate_identity(kind))
+
+
+def recipient_of(identity: str) -> list[str]:
+    """The public keys that belong to a text of private ones."""
+    return _native.recipient_of(identity)
 
 
 def auto_replicate(path: StrPath) -> Replicator:

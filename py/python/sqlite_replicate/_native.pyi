@@ -11,6 +11,8 @@ __all__ = [
     "CONFIG_KEYS",
     "Handle",
     "Events",
+    "generate_identity",
+    "recipient_of",
     "restore",
     "ensure_exists",
     "ltx_files",
@@ -46,6 +48,8 @@ class Events:
     def next(self, seconds: Optional[float]) -> Optional[EventParts]: ...
     def is_finished(self) -> bool: ...
 
+def generate_identity(kind: str) -> tuple[str, str]: ...
+def recipient_of(identities: str) -> list[str]: ...
 def restore(
     output: Path,
     options: Pairs,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Literal, Mapping, Optional, TypedDict, Union
+from typing import TYPE_CHECKING, Literal, Mapping, Optional, Sequence, TypedDict, Union
 
 from ._errors import ConfigError
 
@@ -39,8 +39,14 @@ class Place(TypedDict, total=False):
     """Secret key."""
     session_token: Optional[str]
     """Session token that belongs to temporary keys."""
-    age_identity: Optional[str]
-    """Private key to open with. An error in this release."""
+    age_identity: Union[str, Sequence[str], None]
+    """Private age keys to open objects with. Only restoring needs them."""
+    age_identity_file: Optional[StrPath]
+    """A file with such keys; those of both are used."""
+    age_allow_plaintext: Union[bool, str, None]
+    """Sealed and plain objects may mix in one replica, for the change from one to the other."""
+    auth_key: Optional[str]
+    """32 bytes in base64: objects that do not prove to be made with them are refused."""
 
 
 class Options(Place, total=False):
@@ -50,14 +56,24 @@ class Options(Place, total=False):
     """Shortest time between two objects under load: seconds, timedelta or text such as ``500ms``."""
     restore: Optional[Literal["missing", "never"]]
     """``missing``: a database that does not exist is restored before start() returns. ``never``: it starts empty."""
-    age_recipient: Optional[str]
-    """Public keys to seal to. An error in this release: nothing is ever sent unsealed by mistake."""
+    age_recipient: Union[str, Sequence[str], None]
+    """Public age keys to seal every object to: one, several, or a text with one a line."""
+    age_recipients_file: Optional[StrPath]
+    """A file with such keys; those of both are used."""
+    age_required: Union[bool, str, None]
+    """Replication does not start without an age recipient."""
+    age_allow_foreign: Union[bool, str, None]
+    """Sealing to keys that none of the private keys given opens is not an error."""
     page_encoding: Optional[Literal["frame", "block"]]
     """``frame``: every Litestream 0.5 reads it. ``block``: 0.5.16 and later."""
     checkpoint_pages: Union[int, str, None]
     """WAL length in pages from which it is copied back into the database."""
     spool_limit: Union[int, str, None]
     """Bytes of captured commits kept while the store cannot be reached: a number or text such as ``1GiB``."""
+
+
+_FILES = {"age_recipients_file", "age_identity_file"}
+_LISTS = {"age_recipient", "age_identity"}
 
 
 def pairs(url: Optional[str], options: Mapping[str, object]) -> _parts.Pairs:
@@ -76,6 +92,11 @@ def reading(url: Optional[str], options: Mapping[str, object]) -> _parts.Pairs:
 def _text(name: str, value: object) -> str:
     if name == "sync_interval" and isinstance(value, (int, float, timedelta)):
         return f"{seconds(value):.9f}s"
+    if name in _FILES and isinstance(value, (str, os.PathLike)):
+        return os.fsdecode(value)
+    if name in _LISTS and isinstance(value, (list, tuple)) and all(isinstance(key, str) for key in value):
+        # No key at all is not the same as none given.
+        return "\n".join(value) or "\n"
     if isinstance(value, (str, int)):
         return str(value)
     raise ConfigError(f"option {name} has the type {type(value).__name__}", hint="expected a text")

@@ -4,7 +4,7 @@ import os
 from typing import Optional, Union
 
 ErrorParts = tuple[int, str, Optional[str]]
-StatusParts = tuple[int, int, bool, str, Optional[ErrorParts], Optional[int], int]
+StatusParts = tuple[int, int, bool, str, Optional[ErrorParts], Optional[int], int, list[str]]
 StopParts = tuple[bool, int, int, Optional[ErrorParts]]
 RestoreParts = tuple[int, int, int, int, int, int, str, float]
 LtxParts = tuple[int, int, int, int, Optional[int], int, str]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, Literal, Optional, cast
 
@@ -61,12 +61,14 @@ class SyncStatus:
     """When the store last acknowledged something."""
     pending_bytes: int
     """Bytes captured but not yet acknowledged by the store."""
+    sealed_to: tuple[str, ...]
+    """Whom objects are sealed to: kind and fingerprint of each public key. Empty: they are not sealed."""
 
     @classmethod
     def _of(cls, parts: _parts.StatusParts) -> SyncStatus:
-        local, remote, in_sync, state, error, last_sync, pending = parts
+        local, remote, in_sync, state, error, last_sync, pending, sealed_to = parts
         moment = None if last_sync is None else _moment(last_sync)
-        return cls(local, remote, in_sync, cast(State, state), _error(error), moment, pending)
+        return cls(local, remote, in_sync, cast(State, state), _error(error), moment, pending, tuple(sealed_to))
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,16 @@ class Progress:
     """Bytes fetched and written."""
     total: int
     """Bytes to fetch."""
+
+
+@dataclass(frozen=True)
+class AgeIdentity:
+    """A key pair to seal a replica with."""
+
+    identity: str = field(repr=False)
+    """The private key: whoever has it can read every backup. Keep it where the database's host is not."""
+    recipient: str
+    """The public key, ``age_recipient``: all that replicating needs."""
 
 
 @dataclass(frozen=True)
