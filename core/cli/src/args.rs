@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use replicate::config::parse_duration;
+use replicate::seal::IdentityKind;
 use replicate::{Check, Config, ConfigKey, Error, ErrorKind, Level, Options, RestoreOptions, Target, Timestamp, Txid};
 
 use crate::exit::{Failure, Table};
@@ -19,6 +20,7 @@ pub(crate) enum Request {
     Replicate(Replicate),
     Restore(Restore),
     Ltx(Ltx),
+    Keygen(Keygen),
     Version { json: bool },
 }
 
@@ -52,8 +54,18 @@ pub(crate) struct Ltx {
     pub(crate) json: bool,
 }
 
-/// Options that say where a replica is and how to read it; the others only matter to who writes it.
-const READING: [ConfigKey; 7] = [
+/// `replicate keygen`.
+pub(crate) struct Keygen {
+    pub(crate) kind: IdentityKind,
+    /// `None`: to the output.
+    pub(crate) output: Option<PathBuf>,
+    /// Print the public keys of this file of private ones instead.
+    pub(crate) public_of: Option<PathBuf>,
+    pub(crate) json: bool,
+}
+
+/// Options that say where a replica is.
+const PLACE: [ConfigKey; 7] = [
     ConfigKey::Endpoint,
     ConfigKey::Bucket,
     ConfigKey::Prefix,
@@ -62,6 +74,14 @@ const READING: [ConfigKey; 7] = [
     ConfigKey::SecretKey,
     ConfigKey::SessionToken,
 ];
+
+/// Options that say how to read it; the others only matter to who writes it.
+const OPENING: [ConfigKey; 4] =
+    [ConfigKey::AgeIdentity, ConfigKey::AgeIdentityFile, ConfigKey::AgeAllowPlaintext, ConfigKey::AuthKey];
+
+fn is_for_reading(key: ConfigKey) -> bool {
+    PLACE.contains(&key) || OPENING.contains(&key)
+}
 
 /// The whole command line.
 pub(crate) fn command() -> Command {
@@ -74,7 +94,7 @@ pub(crate) fn command() -> Command {
         .after_help(format!(
             "{Table}\n\nWith --json, results are JSON on the output and errors are a JSON object on the error stream."
         ))
-        .subcommands([replicate_command(), restore_command(), ltx_command(), version_command()])
+        .subcommands([replicate_command(), restore_command(), ltx_command(), keygen_command(), version_command()])
 }
 
 fn replicate_command() -> Command {
@@ -146,7 +166,7 @@ fn restore_command() -> Command {
                 .value_parser(value_parser!(usize))
                 .help(format!("Requests at the same time, 1 to 64 [default: {}]", RestoreOptions::new("").parallelism)),
         )
-        .args(options(|key| READING.contains(&key)))
+        .args(options(is_for_reading))
         .arg(json())
         .after_help(Table.to_string())
 }
@@ -163,7 +183,43 @@ fn ltx_command() -> Command {
                 .default_value("0")
                 .help("The level to list: 0 to 9, or all"),
         )
-        .args(options(|key| READING.contains(&key)))
+        .args(options(is_for_reading))
+        .arg(json())
+        .after_help(Table.to_string())
+}
+
+fn keygen_command() -> Command {
+    Command::new("keygen")
+        .about("Make a key pair to seal a replica with")
+        .long_about(
+            "Makes a key pair to seal a replica with. The private key restores; keep it where the database's host is \
+             not. The public key (REPLICATE_AGE_RECIPIENT) is all that replicating needs.",
+        )
+        .arg(
+            Arg::new("kind")
+                .long("kind")
+                .value_name("KIND")
+                .value_parser(IdentityKind::ALL.map(IdentityKind::name))
+                .default_value(IdentityKind::default().name())
+                .help("pq: safe from quantum computers; x25519: for every age program; xw: pq as one fork spells it"),
+        )
+        .arg(
+            Arg::new("output")
+                .short('o')
+                .long("output")
+                .value_name("OUT")
+                .value_parser(value_parser!(PathBuf))
+                .help("The file to write the private key to (mode 0600, must not exist); default: the output"),
+        )
+        .arg(
+            Arg::new("public-of")
+                .short('y')
+                .long("public-of")
+                .value_name("FILE")
+                .value_parser(value_parser!(PathBuf))
+                .conflicts_with_all(["kind", "output"])
+                .help("Print the public keys of a file of private keys instead"),
+        )
         .arg(json())
         .after_help(Table.to_string())
 }
@@ -198,6 +254,7 @@ fn options(belongs: impl Fn(ConfigKey) -> bool) -> Vec<Arg> {
             .long(&*key.name().replace('_', "-").leak())
             .value_name("VALUE")
             .hide(key.is_secret())
+            .visible_aliases((key == ConfigKey::AgeIdentityFile).then_some("identity"))
             .help(format!("{}{default} [env: {}]", key.doc().replace('`', ""), key.env()))
     })
     .collect()
@@ -220,6 +277,12 @@ pub(crate) fn parse(typed: Vec<OsString>) -> Result<Request, Failure> {
         }),
         "restore" => Request::Restore(restore(matches, json)?),
         "ltx" => Request::Ltx(Ltx { config: config(matches)?, level: required(matches, "level")?, json }),
+        "keygen" => Request::Keygen(Keygen {
+            kind: required::<String>(matches, "kind")?.parse()?,
+            output: matches.get_one::<PathBuf>("output").cloned(),
+            public_of: matches.get_one::<PathBuf>("public-of").cloned(),
+            json,
+        }),
         _ => Request::Version { json },
     })
 }
@@ -271,7 +334,7 @@ fn config(matches: &ArgMatches) -> Result<Config, Error> {
         }
         options.set_key(ConfigKey::Url, url);
         let is_s3 = url.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("s3://"));
-        let unused: &[ConfigKey] = if is_s3 { &[ConfigKey::Bucket, ConfigKey::Prefix] } else { &READING };
+        let unused: &[ConfigKey] = if is_s3 { &[ConfigKey::Bucket, ConfigKey::Prefix] } else { &PLACE };
         unused.iter().for_each(|key| options.set_key(*key, ""));
     }
     for key in ConfigKey::ALL {

@@ -1,5 +1,6 @@
 //! Carrying out requests, one file each.
 
+mod keygen;
 mod ltx;
 mod replicate;
 mod restore;
@@ -16,6 +17,7 @@ pub(crate) fn run(request: Request) -> Result<(), Failure> {
         Request::Replicate(request) => replicate::run(request),
         Request::Restore(request) => restore::run(&request),
         Request::Ltx(request) => ltx::run(&request).map_err(Failure::from),
+        Request::Keygen(request) => keygen::run(&request).map_err(Failure::from),
         Request::Version { json } => {
             version(json);
             Ok(())
