@@ -308,3 +308,107 @@ fn a_missing_database_whose_key_is_missing_is_an_error_not_a_fresh_start() {
     assert_eq!(tables, 0);
     handle.stop(SOON).unwrap();
 }
+
+#[test]
+fn a_replica_that_lost_its_end_is_refused_by_who_knows_how_far_it_was() {
+    let (lab, keys) = (Lab::new(), make(IdentityKind::X25519));
+    let app = lab.create(4096);
+    let mut random = Random(9);
+    let handle = Handle::start(&lab.database, sealed_to(&lab, &keys).check().unwrap()).unwrap();
+    for _ in 0..3 {
+        churn(&app, &mut random);
+        handle.sync(SOON).unwrap();
+    }
+    let last = handle.stop(SOON).unwrap().remote_txid;
+    let url = format!("file://{}", lab.replica.display());
+    let config = opened_by(&keys).with(ConfigKey::Url, url).check().unwrap();
+    let output = lab.folder.path().join("back.db");
+    let options = RestoreOptions::new(&output).overwrite(true).min_txid(last);
+    restore(&options, &config, &Cancel::new(), &mut |_| ()).unwrap();
+    let newest = objects(&lab.replica).into_iter().max().unwrap();
+    std::fs::remove_file(newest).unwrap();
+    let error = restore(&options, &config, &Cancel::new(), &mut |_| ()).expect_err("rolled back");
+    assert_eq!(error.kind(), ErrorKind::Diverged, "{error}");
+}
+
+#[test]
+fn objects_that_are_moved_replaced_or_made_by_others_are_refused_where_authentication_is_demanded() {
+    let (lab, keys) = (Lab::new(), make(IdentityKind::PostQuantum));
+    let secret = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+    let app = lab.create(4096);
+    let mut random = Random(13);
+    let signed = sealed_to(&lab, &keys).with(ConfigKey::AuthKey, secret);
+    let handle = Handle::start(&lab.database, signed.check().unwrap()).unwrap();
+    for _ in 0..3 {
+        churn(&app, &mut random);
+        handle.sync(SOON).unwrap();
+    }
+    handle.stop(SOON).unwrap();
+    let demanding = || opened_by(&keys).with(ConfigKey::AuthKey, secret);
+    assert_same_pages(&app, &restore_with(&lab, demanding()).unwrap());
+    // Without the secret it is an ordinary age file.
+    assert_same_pages(&app, &restore_with(&lab, opened_by(&keys)).unwrap());
+
+    let mut files = objects(&lab.replica);
+    files.sort();
+    let good = std::fs::read(&files[1]).unwrap();
+    std::fs::copy(&files[2], &files[1]).unwrap();
+    let moved = restore_with(&lab, demanding()).unwrap_err();
+    assert!(moved.kind() == ErrorKind::Corrupt && moved.to_string().contains("another place"), "{moved}");
+    std::fs::write(&files[1], good).unwrap();
+
+    // A database of somebody who knows the public key, in the same place.
+    std::fs::remove_dir_all(&lab.replica).unwrap();
+    std::fs::remove_dir_all(lab.folder.path().join(".app.db-replicate")).unwrap();
+    let handle = Handle::start(&lab.database, sealed_to(&lab, &keys).check().unwrap()).unwrap();
+    handle.sync(SOON).unwrap();
+    handle.stop(SOON).unwrap();
+    assert!(restore_with(&lab, opened_by(&keys)).is_ok());
+    let forged = restore_with(&lab, demanding()).unwrap_err();
+    assert!(forged.kind() == ErrorKind::Corrupt && forged.to_string().contains("no authentication"), "{forged}");
+    assert!(!format!("{forged:?}").contains(secret));
+}
+
+#[test]
+fn rewrapped_files_open_with_the_new_keys_only_and_the_host_goes_on() {
+    let (lab, old, new) = (Lab::new(), make(IdentityKind::X25519), make(IdentityKind::PostQuantum));
+    let app = lab.create(4096);
+    let mut random = Random(17);
+    let write = |keys: &GeneratedIdentity, random: &mut Random| {
+        let handle = Handle::start(&lab.database, sealed_to(&lab, keys).check().unwrap()).unwrap();
+        for _ in 0..3 {
+            churn(&app, random);
+            handle.sync(SOON).unwrap();
+        }
+        handle.stop(SOON).unwrap();
+    };
+    write(&old, &mut random);
+    write(&new, &mut random);
+    let both = format!("{}\n{}", *old.identity, *new.identity);
+    let config = sealed_to(&lab, &new).with(ConfigKey::AgeIdentity, both).check().unwrap();
+    let times: Vec<_> = replicate::list(&config).unwrap().into_iter().map(|file| (file.txids, file.created)).collect();
+    let mut told = 0;
+    let report = replicate::rewrap(&config, &mut |progress| told = progress.done).unwrap();
+    assert_eq!((report.rewrapped, report.plain), (times.len() as u64, 0));
+    assert!(told <= report.rewrapped);
+    let after: Vec<_> = replicate::list(&config).unwrap().into_iter().map(|file| (file.txids, file.created)).collect();
+    assert_eq!(after, times, "timestamps stay");
+    assert_same_pages(&app, &restore_with(&lab, opened_by(&new)).unwrap());
+    let past = |keys: &GeneratedIdentity| {
+        let url = format!("file://{}", lab.replica.display());
+        let config = opened_by(keys).with(ConfigKey::Url, url).check().unwrap();
+        let options =
+            RestoreOptions::new(lab.folder.path().join("past.db")).overwrite(true).target(Target::Txid(Txid(2)));
+        restore(&options, &config, &Cancel::new(), &mut |_| ()).map(|report| report.txid)
+    };
+    assert_eq!(past(&new).unwrap(), Txid(2));
+    assert_eq!(past(&old).unwrap_err().kind(), ErrorKind::Keys);
+    // The replicator finds its own objects, in another coat of the same size.
+    let images = lab.count("9");
+    write(&new, &mut random);
+    assert_eq!(lab.count("9"), images);
+    assert_same_pages(&app, &restore_with(&lab, opened_by(&new)).unwrap());
+
+    let alone = opened_by(&new).with(ConfigKey::Url, format!("file://{}", lab.replica.display())).check().unwrap();
+    assert_eq!(replicate::rewrap(&alone, &mut |_| ()).unwrap_err().kind(), ErrorKind::Config);
+}

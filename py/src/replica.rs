@@ -22,6 +22,7 @@ pub(crate) fn restore(
     options: Pairs,
     txid: Option<&Bound<'_, PyAny>>,
     timestamp_ms: Option<i64>,
+    min_txid: Option<&Bound<'_, PyAny>>,
     integrity_check: &str,
     overwrite: bool,
     parallelism: Option<i64>,
@@ -33,6 +34,9 @@ pub(crate) fn restore(
             .target(target(txid, timestamp_ms)?)
             .check(check(integrity_check)?)
             .overwrite(overwrite);
+        if let Some(txid) = min_txid {
+            request = request.min_txid(parse_txid(txid)?);
+        }
         if let Some(parallelism) = parallelism {
             // What is no count at all is as far out of range as none.
             request = request.parallelism(usize::try_from(parallelism).unwrap_or(0));

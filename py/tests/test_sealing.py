@@ -42,6 +42,8 @@ def test_what_is_stored_is_sealed_and_comes_back(
     identity.write_text(f"# mine\n{keys.identity}\n")
     replicate.restore(tmp_path / "back.db", url=url, age_identity_file=identity)
     assert content(tmp_path / "back.db") == content(db)
+    with pytest.raises(replicate.DivergedError, match="lost its end"):
+        replicate.restore(tmp_path / "no.db", url=url, age_identity=keys.identity, min_txid=status.remote_txid + 1)
     with pytest.raises(replicate.KeysError, match="REPLICATE_AGE_IDENTITY"):
         replicate.restore(tmp_path / "no.db", url=url)
     with pytest.raises(replicate.KeysError):

@@ -21,6 +21,7 @@ pub(crate) enum Request {
     Restore(Restore),
     Ltx(Ltx),
     Keygen(Keygen),
+    Rewrap(Rewrap),
     Version { json: bool },
 }
 
@@ -38,6 +39,7 @@ pub(crate) struct Restore {
     pub(crate) config: Config,
     pub(crate) output: PathBuf,
     pub(crate) target: Target,
+    pub(crate) min_txid: Option<Txid>,
     pub(crate) check: Check,
     pub(crate) overwrite: bool,
     pub(crate) parallelism: Option<usize>,
@@ -61,6 +63,12 @@ pub(crate) struct Keygen {
     pub(crate) output: Option<PathBuf>,
     /// Print the public keys of this file of private ones instead.
     pub(crate) public_of: Option<PathBuf>,
+    pub(crate) json: bool,
+}
+
+/// `replicate rewrap`.
+pub(crate) struct Rewrap {
+    pub(crate) config: Config,
     pub(crate) json: bool,
 }
 
@@ -94,7 +102,14 @@ pub(crate) fn command() -> Command {
         .after_help(format!(
             "{Table}\n\nWith --json, results are JSON on the output and errors are a JSON object on the error stream."
         ))
-        .subcommands([replicate_command(), restore_command(), ltx_command(), keygen_command(), version_command()])
+        .subcommands([
+            replicate_command(),
+            restore_command(),
+            ltx_command(),
+            keygen_command(),
+            rewrap_command(),
+            version_command(),
+        ])
 }
 
 fn replicate_command() -> Command {
@@ -149,6 +164,11 @@ fn restore_command() -> Command {
                 .help("Restore the last state at or before this time (RFC 3339)"),
         )
         .arg(
+            Arg::new("min-txid").long("min-txid").value_name("TXID").value_parser(parse_txid).help(
+                "Fail if the state has not reached this transaction id, noted elsewhere: newer files were removed",
+            ),
+        )
+        .arg(
             Arg::new("integrity-check")
                 .long("integrity-check")
                 .value_name("CHECK")
@@ -158,7 +178,7 @@ fn restore_command() -> Command {
         )
         .arg(switch("overwrite", "Replace an existing file, after the restore has succeeded").visible_alias("force"))
         .arg(switch("if-db-not-exists", "Do nothing, successfully, if the output exists"))
-        .arg(switch("if-replica-exists", "Do nothing, successfully, if there is no backup"))
+        .arg(switch("if-replica-exists", "Do nothing, successfully, if there is no backup").conflicts_with("min-txid"))
         .arg(
             Arg::new("parallelism")
                 .long("parallelism")
@@ -224,6 +244,22 @@ fn keygen_command() -> Command {
         .after_help(Table.to_string())
 }
 
+fn rewrap_command() -> Command {
+    Command::new("rewrap")
+        .about("Give the objects of a replica new headers for other keys")
+        .long_about(
+            "Gives every object of a replica a new header for the recipients given, without touching its content. The \
+             identity must open what is there. Set the new recipients where the database is replicated first.",
+        )
+        .arg(url())
+        .args(options(|key| {
+            is_for_reading(key)
+                || matches!(key, ConfigKey::AgeRecipient | ConfigKey::AgeRecipientsFile | ConfigKey::AgeAllowForeign)
+        }))
+        .arg(json())
+        .after_help(Table.to_string())
+}
+
 fn version_command() -> Command {
     Command::new("version").about("Print the version").arg(json())
 }
@@ -283,6 +319,7 @@ pub(crate) fn parse(typed: Vec<OsString>) -> Result<Request, Failure> {
             public_of: matches.get_one::<PathBuf>("public-of").cloned(),
             json,
         }),
+        "rewrap" => Request::Rewrap(Rewrap { config: config(matches)?, json }),
         _ => Request::Version { json },
     })
 }
@@ -307,6 +344,7 @@ fn restore(matches: &ArgMatches, json: bool) -> Result<Restore, Error> {
         config,
         output,
         target,
+        min_txid: matches.get_one::<Txid>("min-txid").copied(),
         check,
         overwrite: matches.get_flag("overwrite"),
         parallelism: matches.get_one("parallelism").copied(),

@@ -72,7 +72,8 @@ fn what_is_replicated_with_a_public_key_is_restored_with_the_private_one_only() 
         assert_eq!(value, "kept");
     }
     // The environment's keys count also beside a URL on the command line.
-    let run = command(&["restore", "--overwrite", "-o", &output, &url]).env("REPLICATE_AGE_IDENTITY_FILE", &key).output();
+    let run =
+        command(&["restore", "--overwrite", "-o", &output, &url]).env("REPLICATE_AGE_IDENTITY_FILE", &key).output();
     assert!(run.expect("runs").status.success());
     let private = std::fs::read_to_string(&key).expect("read").lines().last().expect("a line").to_owned();
     for arguments in [

@@ -9,6 +9,8 @@ mod runtime;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+
 use crate::blob;
 use crate::clock::SystemClock;
 use crate::config::{Config, ConfigKey, Options, RestorePolicy, StoreLocation};
@@ -24,6 +26,9 @@ use crate::store::{LtxInfo, LtxStore};
 
 pub(crate) use self::handle::stop_all;
 pub use self::handle::{Events, Handle};
+
+/// Files that get a new header at the same time.
+const REWRAPS: usize = 8;
 
 /// Replicates a database with the options of the environment (`REPLICATE_*`).
 ///
@@ -99,6 +104,57 @@ pub fn ensure_exists(path: impl AsRef<Path>, config: &Config, cancel: &Cancel) -
     let env = environment()?;
     let (path, place) = (path.as_ref(), located(config)?);
     Ok(!is_there(path, &env)? && restore_missing(path, &place, &env, cancel)?.is_some())
+}
+
+/// What [`rewrap`] has done.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct RewrapReport {
+    /// Files that have a new header.
+    pub rewrapped: u64,
+    /// Files that are not sealed and were left as they are.
+    pub plain: u64,
+}
+
+/// Gives every file of a replica a new header for the recipients of `config`, without touching its content: after a
+/// change of keys, so that the new private key opens what is old, and the old one does not any more. (Whoever has
+/// kept a copy of the old files, or of what was in them, still has it.) Needs identities that open the files.
+///
+/// May run beside a replicator of this replica that seals to the same recipients, and again after a failure: a file
+/// has either header, whole. `progress` is told after each file.
+///
+/// # Errors
+/// [`Config`](ErrorKind::Config) without recipients or identities, and those of [`restore`] about keys.
+pub fn rewrap(config: &Config, progress: &mut dyn FnMut(Progress)) -> Result<RewrapReport> {
+    if config.keys.recipients().is_none() || !config.keys.can_open() {
+        return Err(Error::new(ErrorKind::Config, "rewrapping needs an age recipient and an age identity")
+            .with_hint("the recipients are the new ones; the identity opens what is there"));
+    }
+    let env = environment()?;
+    let store = open_store(config, &env)?;
+    let latest = Arc::new(Mutex::new(None));
+    let noted = latest.clone();
+    let work = async move {
+        let files = store.list_all().await?;
+        let total = files.len() as u64;
+        let mut report = RewrapReport::default();
+        let rewrap_one = |file: LtxInfo| {
+            let store = store.clone();
+            async move { store.rewrap(&file).await }
+        };
+        let mut done = stream::iter(files).map(rewrap_one).buffer_unordered(REWRAPS);
+        while let Some(rewrapped) = done.try_next().await? {
+            *if rewrapped { &mut report.rewrapped } else { &mut report.plain } += 1;
+            let progress = Progress { done: report.rewrapped + report.plain, total };
+            *noted.lock().unwrap_or_else(PoisonError::into_inner) = Some(progress);
+        }
+        Ok(report)
+    };
+    runtime::block_on(work, || {
+        if let Some(latest) = latest.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            progress(latest);
+        }
+    })?
 }
 
 /// The files of a replica, by level and id.

@@ -71,6 +71,9 @@ pub struct RestoreOptions {
     /// Whether an existing output is replaced (after the restore has succeeded, and only if nobody uses it).
     /// Default: an existing output is an error.
     pub overwrite: bool,
+    /// The id that the state must have reached: with less it is an error, also where the target is the newest state. Ids
+    /// noted elsewhere show that the newest objects of a replica were removed, which the replica alone cannot.
+    pub min_txid: Option<Txid>,
     /// Requests at the same time, 1 to 64. Default 32, which hides 20 ms of latency a file.
     pub parallelism: usize,
 }
@@ -79,7 +82,7 @@ impl RestoreOptions {
     /// The newest state to this file.
     pub fn new(output: impl Into<PathBuf>) -> Self {
         let (target, check) = (Target::default(), Check::default());
-        Self { output: output.into(), target, check, overwrite: false, parallelism: 32 }
+        Self { output: output.into(), target, check, overwrite: false, min_txid: None, parallelism: 32 }
     }
 
     /// The same for another state.
@@ -100,6 +103,13 @@ impl RestoreOptions {
     #[must_use]
     pub fn overwrite(mut self, overwrite: bool) -> Self {
         self.overwrite = overwrite;
+        self
+    }
+
+    /// The same, refusing a state that has not reached this id.
+    #[must_use]
+    pub fn min_txid(mut self, txid: Txid) -> Self {
+        self.min_txid = Some(txid);
         self
     }
 

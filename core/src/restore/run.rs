@@ -104,10 +104,10 @@ async fn build(store: &LtxStore, options: &RestoreOptions, env: &RestoreEnv, met
         refuse_existing(disk.as_ref(), &output, overwrite)
     };
     env.blocking.run(look).await?;
-    let plan = match choose(store, options.target).await {
+    let plan = match choose(store, options).await {
         Err(error) if may_be_stale(&error, options.target) => {
             tracing::debug!(%error, "listing the replica again");
-            choose(store, options.target).await?
+            choose(store, options).await?
         }
         other => other?,
     };
@@ -116,7 +116,7 @@ async fn build(store: &LtxStore, options: &RestoreOptions, env: &RestoreEnv, met
         Err(FetchError::Failed(error)) => Err(error),
         Err(FetchError::Gone { key }) => {
             tracing::debug!(key, "a file was removed while it was to be restored, choosing again");
-            let plan = choose(store, options.target).await?;
+            let plan = choose(store, options).await?;
             let (scratch, shape) = build_from(store, &plan, options, env, meter).await?;
             Ok(Built { scratch, plan, shape })
         }
@@ -128,14 +128,23 @@ fn may_be_stale(error: &Error, target: Target) -> bool {
     error.kind() == ErrorKind::Corrupt || (error.kind() == ErrorKind::NoBackup && target != Target::Latest)
 }
 
-async fn choose(store: &LtxStore, target: Target) -> Result<Plan> {
+async fn choose(store: &LtxStore, options: &RestoreOptions) -> Result<Plan> {
     let files = store.list_all().await?;
-    let target = match target {
+    let target = match options.target {
         Target::Latest => PlanTarget::Latest,
         Target::Txid(txid) => PlanTarget::Exactly(txid),
         Target::Time(time) => PlanTarget::Exactly(resolve_time(store, &files, time).await?),
     };
-    plan(&files, target)
+    let plan = plan(&files, target)?;
+    match options.min_txid {
+        Some(least) if plan.txid() < least => {
+            let message = format!("the replica has lost its end wanted={least} reached={}", plan.txid());
+            Err(Error::new(ErrorKind::Diverged, message).with_hint(
+                "somebody removed newer files, or it is another replica; without min_txid the rest is restored",
+            ))
+        }
+        _ => Ok(plan),
+    }
 }
 
 async fn build_from(

@@ -71,6 +71,26 @@ impl fmt::Debug for KeysBuilder {
     }
 }
 
+/// Why a file got no other header.
+pub(crate) enum RewrapError {
+    /// It does not open.
+    Seal(SealError),
+    /// Anything else.
+    Other(Error),
+}
+
+impl From<SealError> for RewrapError {
+    fn from(error: SealError) -> Self {
+        Self::Seal(error)
+    }
+}
+
+impl From<Error> for RewrapError {
+    fn from(error: Error) -> Self {
+        Self::Other(error)
+    }
+}
+
 impl Keys {
     /// No keys: objects are written plain, and sealed ones cannot be read.
     #[must_use]
@@ -107,14 +127,24 @@ impl Keys {
         let Some(recipients) = &self.recipients else { return Ok(None) };
         let chance = crypto::random::<16>()?;
         let file_key = FileKey::init_with_mut(|key| key.copy_from_slice(chance.as_ref()));
-        let mut stanzas = recipients.wrap(&file_key)?;
-        if let Some(auth) = &self.auth {
-            stanzas.push(auth.stanza(&file_key, place));
-        }
         let nonce = crypto::random::<NONCE>()?;
-        let mut start = Header::new(&file_key, stanzas).bytes().to_vec();
+        let mut start = self.header(recipients, &file_key, place)?;
         start.extend_from_slice(nonce.as_ref());
         Ok(Some((start, PayloadKey::new(&file_key, &nonce))))
+    }
+
+    /// Another header for a file at this place, which gives its file key to the recipients of these keys. What
+    /// follows the header stays as it is.
+    pub(crate) fn rewrap(&self, header: &Header, place: Place) -> Result<Vec<u8>, RewrapError> {
+        let file_key = self.open_header(header, Some(place))?;
+        let recipients = self.recipients.as_ref().ok_or_else(|| Error::internal("there is nobody to wrap for"))?;
+        Ok(self.header(recipients, &file_key, place)?)
+    }
+
+    fn header(&self, recipients: &Recipients, file_key: &FileKey, place: Place) -> Result<Vec<u8>> {
+        let mut stanzas = recipients.wrap(file_key)?;
+        stanzas.extend(self.auth.as_ref().map(|auth| auth.stanza(file_key, place)));
+        Ok(Header::new(file_key, stanzas).bytes().to_vec())
     }
 
     /// Whether a file that begins with these bytes is to be opened, or read as it is. Asked with its first bytes,

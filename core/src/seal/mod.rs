@@ -29,7 +29,8 @@ pub use self::keys::{Keys, KeysBuilder};
 pub use self::recipients::Recipients;
 
 pub(crate) use self::auth::Place;
-pub(crate) use self::header::{HeaderParser, LONGEST as LONGEST_HEADER, MAGIC_START};
+pub(crate) use self::header::{Header, HeaderParser, LONGEST as LONGEST_HEADER, MAGIC_START};
+pub(crate) use self::keys::RewrapError;
 pub(crate) use self::opener::Opener;
 pub(crate) use self::payload::{CHUNK, Geometry, NONCE, PayloadKey, SEALED_CHUNK};
 use self::recipients::is_low_order;

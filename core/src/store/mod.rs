@@ -5,6 +5,7 @@
 
 mod layout;
 mod open;
+mod rewrap;
 mod sealed;
 #[cfg(test)]
 mod tests;

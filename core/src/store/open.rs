@@ -14,11 +14,12 @@ use futures_util::future::try_join;
 use super::{LtxInfo, LtxStore};
 use crate::error::{Error, Result};
 use crate::seal::{
-    CHUNK, Geometry, HeaderParser, LONGEST_HEADER, MAGIC_START, NONCE, PayloadKey, Place, SEALED_CHUNK, SealError,
+    CHUNK, Geometry, Header as SealHeader, HeaderParser, LONGEST_HEADER, MAGIC_START, NONCE, PayloadKey, Place,
+    SEALED_CHUNK, SealError,
 };
 
 /// Bytes asked for at the start of a file: the header with two post-quantum keys fits.
-const HEAD: u64 = 4096;
+pub(super) const HEAD: u64 = 4096;
 /// Bytes asked for at its end: the last chunk is in them wherever it begins, and 64 KiB of plain data before the
 /// end.
 const TAIL: u64 = 2 * SEALED_CHUNK;
@@ -70,20 +71,7 @@ impl LtxStore {
         if !self.keys.must_open(&head).map_err(failed)? {
             return Ok(Form::Plain);
         }
-        let mut parser = HeaderParser::new();
-        let mut fed = 0;
-        let header = loop {
-            if let Some((header, _)) = parser.feed(&head[fed..]).map_err(failed)? {
-                break header;
-            }
-            fed = head.len();
-            let grown = (3 * fed as u64).min(file.size).min(LONGEST_HEADER as u64 + 1);
-            if grown <= fed as u64 {
-                return Err(failed(parser.ended()));
-            }
-            let more = self.exactly(file, fed as u64..grown).await?;
-            head = join(&[head, more]);
-        };
+        let header = self.header_of(file, &mut head).await?;
         let start = header.bytes().len();
         let nonce = match head.get(start..start + NONCE) {
             Some(nonce) => Bytes::copy_from_slice(nonce),
@@ -104,6 +92,25 @@ impl LtxStore {
         Ok(Form::Sealed(Box::new(unsealed)))
     }
 
+    /// The header of a sealed file whose first bytes are `head`; more are fetched if it is longer.
+    pub(super) async fn header_of(&self, file: &LtxInfo, head: &mut Bytes) -> Result<SealHeader> {
+        let failed = |e: SealError| e.into_error(format_args!("key={}", file.key));
+        let mut parser = HeaderParser::new();
+        let mut fed = 0;
+        loop {
+            if let Some((header, _)) = parser.feed(&head[fed..]).map_err(failed)? {
+                return Ok(header);
+            }
+            fed = head.len();
+            let grown = (3 * fed as u64).min(file.size).min(LONGEST_HEADER as u64 + 1);
+            if grown <= fed as u64 {
+                return Err(failed(parser.ended()));
+            }
+            let more = self.exactly(file, fed as u64..grown).await?;
+            *head = join(&[head.clone(), more]);
+        }
+    }
+
     /// The head and the tail of a file; both are all of it if it is short.
     async fn ends(&self, file: &LtxInfo) -> Result<(Bytes, Bytes)> {
         if file.size <= HEAD + TAIL {
@@ -113,7 +120,7 @@ impl LtxStore {
         try_join(self.exactly(file, 0..HEAD), self.exactly(file, file.size - TAIL..file.size)).await
     }
 
-    async fn exactly(&self, file: &LtxInfo, range: Range<u64>) -> Result<Bytes> {
+    pub(super) async fn exactly(&self, file: &LtxInfo, range: Range<u64>) -> Result<Bytes> {
         let (mut at, mut parts) = (range.start, Vec::new());
         while at < range.end {
             let bytes = self.get(file, Some(at..range.end)).await.map_err(Error::from)?;

@@ -184,6 +184,7 @@ def restore(
     url: Optional[str] = None,
     txid: Union[int, str, None] = None,
     timestamp: Union[datetime, str, None] = None,
+    min_txid: Union[int, str, None] = None,
     integrity_check: IntegrityCheck = "quick",
     overwrite: bool = False,
     parallelism: Optional[int] = None,
@@ -195,7 +196,8 @@ def restore(
 
     ``txid`` is an int or 16 hex digits, ``timestamp`` a datetime with time zone or RFC 3339 text. With
     neither ``url`` nor ``endpoint`` the environment is read as by :func:`auto_replicate`. ``output`` is not
-    touched before everything has been fetched and checked, and never replaced without ``overwrite``.
+    touched before everything has been fetched and checked, and never replaced without ``overwrite``. A state
+    that has not reached ``min_txid`` raises :class:`DivergedError`: somebody removed newer files.
     ``parallelism`` is the number of requests at the same time, 1 to 64, 32 by default.
     ``progress`` is called on this thread; if it raises, or on Ctrl-C, or after ``timeout`` seconds, the
     restore has removed its files when the exception arrives.
@@ -206,6 +208,7 @@ def restore(
         _replica(url, options),
         txid,
         None if timestamp is None else milliseconds(timestamp),
+        min_txid,
         integrity_check,
         overwrite,
         parallelism,

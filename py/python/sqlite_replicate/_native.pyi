@@ -55,6 +55,7 @@ def restore(
     options: Pairs,
     txid: Optional[Union[int, str]],
     timestamp_ms: Optional[int],
+    min_txid: Optional[Union[int, str]],
     integrity_check: str,
     overwrite: bool,
     parallelism: Optional[int],

@@ -4,6 +4,7 @@ mod keygen;
 mod ltx;
 mod replicate;
 mod restore;
+mod rewrap;
 
 use serde_json::json;
 
@@ -18,6 +19,7 @@ pub(crate) fn run(request: Request) -> Result<(), Failure> {
         Request::Restore(request) => restore::run(&request),
         Request::Ltx(request) => ltx::run(&request).map_err(Failure::from),
         Request::Keygen(request) => keygen::run(&request).map_err(Failure::from),
+        Request::Rewrap(request) => rewrap::run(&request).map_err(Failure::from),
         Request::Version { json } => {
             version(json);
             Ok(())

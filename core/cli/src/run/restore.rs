@@ -42,8 +42,9 @@ pub(super) fn run(request: &Restore) -> Result<(), Failure> {
 }
 
 fn options(request: &Restore) -> RestoreOptions {
-    let options =
+    let mut options =
         RestoreOptions::new(&request.output).target(request.target).check(request.check).overwrite(request.overwrite);
+    options.min_txid = request.min_txid;
     match request.parallelism {
         Some(parallelism) => options.parallelism(parallelism),
         None => options,
