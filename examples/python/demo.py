@@ -6,6 +6,7 @@
 REPLICATE_* variables; the database itself is written with the standard library and knows nothing of it.
 """
 
+import os
 import sqlite3
 import sys
 import time
@@ -62,6 +63,10 @@ def main(folder: Path) -> int:
     database, restored = folder / "app.db", folder / "elsewhere" / "app.db"
     restored.parent.mkdir(parents=True, exist_ok=True)
 
+    keys = replicate.generate_identity()
+    os.environ["REPLICATE_AGE_RECIPIENT"] = keys.recipient  # all that the replicating side has
+    print(f"sealing to a fresh post-quantum key, {keys.recipient[:24]}…")
+
     stop = replicate.auto_replicate(database)
     start = time.monotonic()
     rows = write(database)
@@ -70,6 +75,7 @@ def main(folder: Path) -> int:
     stopped = time.monotonic() - start - wrote
     print(f"wrote {rows} rows in {COMMITS} commits in {wrote:.2f} s while replicating; stop() took {stopped:.2f} s")
 
+    os.environ["REPLICATE_AGE_IDENTITY"] = keys.identity  # elsewhere
     start = time.monotonic()
     replicate.restore(restored)
     print(f"restored {restored.stat().st_size // 1024} KiB in {time.monotonic() - start:.2f} s")

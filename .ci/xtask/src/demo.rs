@@ -38,8 +38,14 @@ pub(crate) fn run(arguments: &[String]) -> Outcome {
         .env("REPLICATE_S3_ACCESS_KEY", ACCESS_KEY)
         .env("REPLICATE_S3_SECRET_KEY", SECRET_KEY);
     sh::run(&mut demo)?;
-    let (objects, bytes) = objects(&store.join(BUCKET))?;
-    println!("the bucket holds {objects} objects, {} KiB", bytes.div_ceil(1024));
+    let objects = objects(&store.join(BUCKET))?;
+    let sealed = objects.iter().filter(|object| object.sealed).count();
+    let bytes: u64 = objects.iter().map(|object| object.bytes).sum();
+    println!("the bucket holds {} objects, {} KiB", objects.len(), bytes.div_ceil(1024));
+    println!("{sealed} of them begin with {:?}: age files", MAGIC.trim_end());
+    if sealed != objects.len() || sealed == 0 {
+        return Err("an object in the bucket is not sealed".to_owned());
+    }
     Ok(())
 }
 
@@ -92,19 +98,27 @@ impl Drop for Server {
     }
 }
 
-/// The replica's files under a folder: how many, and their bytes.
-fn objects(folder: &Path) -> Outcome<(u64, u64)> {
-    let mut total = (0, 0);
+/// What sealed objects begin with.
+const MAGIC: &str = "age-encryption.org/v1\n";
+
+/// A file of the replica.
+struct Object {
+    bytes: u64,
+    sealed: bool,
+}
+
+/// The replica's files under a folder.
+fn objects(folder: &Path) -> Outcome<Vec<Object>> {
+    let mut found = Vec::new();
     let error = |e: std::io::Error| format!("cannot list {}: {e}", folder.display());
     for entry in std::fs::read_dir(folder).map_err(error)? {
-        let entry = entry.map_err(error)?;
-        let meta = entry.metadata().map_err(error)?;
-        if meta.is_dir() {
-            let (n, bytes) = objects(&entry.path())?;
-            total = (total.0 + n, total.1 + bytes);
-        } else if entry.path().extension().is_some_and(|x| x == "ltx") {
-            total = (total.0 + 1, total.1 + meta.len());
+        let path = entry.map_err(error)?.path();
+        if path.is_dir() {
+            found.extend(objects(&path)?);
+        } else if path.extension().is_some_and(|x| x == "ltx") {
+            let bytes = std::fs::read(&path).map_err(error)?;
+            found.push(Object { bytes: bytes.len() as u64, sealed: bytes.starts_with(MAGIC.as_bytes()) });
         }
     }
-    Ok(total)
+    Ok(found)
 }

@@ -15,6 +15,7 @@ type Tool = (&'static str, fn() -> Outcome<PathBuf>);
 const VERSITYGW: Tool = ("REPLICATE_VERSITYGW", tools::versitygw);
 const LITESTREAM_OLD: Tool = ("REPLICATE_LITESTREAM_OLD", tools::litestream_old);
 const LITESTREAM_NEW: Tool = ("REPLICATE_LITESTREAM_NEW", tools::litestream_new);
+const AGE: Tool = ("REPLICATE_AGE", tools::age);
 const PYTHON: Tool = ("REPLICATE_PYTHON", || wheel::fresh_venv("launch", &[]));
 
 struct Launch {
@@ -26,7 +27,7 @@ struct Launch {
 const LAUNCHES: &[Launch] = &[
     // Figures are of what is shipped, so of a release build.
     Launch { name: "bench", release: true, tools: &[VERSITYGW, LITESTREAM_NEW] },
-    Launch { name: "interop", release: false, tools: &[VERSITYGW, LITESTREAM_OLD, LITESTREAM_NEW] },
+    Launch { name: "interop", release: false, tools: &[VERSITYGW, LITESTREAM_OLD, LITESTREAM_NEW, AGE] },
     Launch { name: "sim", release: false, tools: &[] },
     Launch { name: "torture", release: false, tools: &[VERSITYGW, PYTHON] },
 ];

@@ -32,6 +32,10 @@ const fn litestream(version: &'static str) -> GoTool {
     GoTool { name: "litestream", package: "github.com/benbjohnson/litestream/cmd/litestream", version }
 }
 
+/// The original age program and its key maker: judges of what is sealed.
+const AGE: GoTool = GoTool { name: "age", package: "filippo.io/age/cmd/age", version: "v1.3.2" };
+const AGE_KEYGEN: GoTool = GoTool { name: "age-keygen", package: "filippo.io/age/cmd/age-keygen", version: "v1.3.2" };
+
 /// Tools from PyPI, all in one environment.
 const PYTHON_TOOLS: &[&str] = &["pip==25.3", "maturin==1.16.0", "mypy==1.18.2", PYTEST];
 
@@ -63,6 +67,19 @@ pub(crate) fn litestream_old() -> Outcome<PathBuf> {
 /// The newest Litestream 0.5.
 pub(crate) fn litestream_new() -> Outcome<PathBuf> {
     LITESTREAM_NEW.installed()
+}
+
+/// The program `age` under that name, with `age-keygen` beside it.
+pub(crate) fn age() -> Outcome<PathBuf> {
+    let folder = dir().join(format!("age-{}", AGE.version));
+    sh::make_dir(&folder)?;
+    for tool in [AGE, AGE_KEYGEN] {
+        let (program, path) = (tool.installed()?, folder.join(tool.name));
+        if !path.exists() {
+            std::fs::copy(&program, &path).map_err(|e| format!("cannot copy {}: {e}", program.display()))?;
+        }
+    }
+    Ok(folder.join(AGE.name))
 }
 
 impl GoTool {

@@ -218,6 +218,7 @@ fn parse_words(words: &[u8]) -> Result<Stanza, SealError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn parse(bytes: &[u8], piece: usize) -> Result<Option<usize>, SealError> {
         let mut parser = HeaderParser::new();
@@ -247,6 +248,24 @@ mod tests {
             for piece in [1, 2, 7, 64, 65, len, 4096] {
                 assert_eq!(parse(&bytes, piece), Ok(Some(len)), "body={body} piece={piece}");
             }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(256))]
+
+        #[test]
+        fn damaged_headers_end_the_same_however_they_arrive(
+            damage in prop::collection::vec((0.0_f64..1.0, any::<u8>(), any::<bool>()), 0..4),
+            piece in 1_usize..80,
+        ) {
+            let mut bytes = header(2, 60);
+            bytes.extend_from_slice(b"payload");
+            for (at, value, insert) in damage {
+                let at = (at * bytes.len() as f64) as usize;
+                if insert { bytes.insert(at, value) } else { bytes[at] = value }
+            }
+            prop_assert_eq!(parse(&bytes, piece), parse(&bytes, bytes.len()));
         }
     }
 

@@ -21,11 +21,13 @@ pub struct Tools {
     pub litestream_new: PathBuf,
     /// The S3 server.
     pub versitygw: PathBuf,
+    /// The Go program `age`, with `age-keygen` beside it.
+    pub age: Option<PathBuf>,
 }
 
 impl Tools {
     /// Reads `REPLICATE_BIN` (the folder of our command; default: that of this program),
-    /// `REPLICATE_LITESTREAM_OLD`, `REPLICATE_LITESTREAM_NEW` and `REPLICATE_VERSITYGW`.
+    /// `REPLICATE_LITESTREAM_OLD`, `REPLICATE_LITESTREAM_NEW`, `REPLICATE_VERSITYGW` and `REPLICATE_AGE`.
     pub fn from_env() -> Outcome<Self> {
         let find = |name: &str| std::env::var_os(name).map(PathBuf::from);
         let need = |name: &str| find(name).ok_or_else(|| format!("{name} is not set; run this by cargo xtask"));
@@ -40,6 +42,7 @@ impl Tools {
             litestream_old: find("REPLICATE_LITESTREAM_OLD"),
             litestream_new: need("REPLICATE_LITESTREAM_NEW")?,
             versitygw: need("REPLICATE_VERSITYGW")?,
+            age: find("REPLICATE_AGE"),
         })
     }
 }
@@ -62,13 +65,15 @@ pub struct Side {
     pub name: String,
     program: PathBuf,
     litestream: bool,
+    environment: Vec<(String, String)>,
 }
 
 impl Side {
     /// Ours.
     #[must_use]
     pub fn ours(program: &Path) -> Self {
-        Self { name: "replicate".to_owned(), program: program.to_owned(), litestream: false }
+        let (name, program) = ("replicate".to_owned(), program.to_owned());
+        Self { name, program, litestream: false, environment: Vec::new() }
     }
 
     /// Litestream, under the name that it gives itself and what it is to us.
@@ -76,7 +81,15 @@ impl Side {
         let output = command(program).arg("version").output().map_err(|e| format!("{}: {e}", program.display()))?;
         let version = String::from_utf8_lossy(&output.stdout).trim().to_owned();
         let shown = if version.starts_with('v') { version } else { role.to_owned() };
-        Ok(Self { name: format!("litestream {shown}"), program: program.to_owned(), litestream: true })
+        let (name, program) = (format!("litestream {shown}"), program.to_owned());
+        Ok(Self { name, program, litestream: true, environment: Vec::new() })
+    }
+
+    /// The same with this variable in its environment.
+    #[must_use]
+    pub fn with(mut self, variable: &str, value: &str) -> Self {
+        self.environment.push((variable.to_owned(), value.to_owned()));
+        self
     }
 
     /// Whether it is Litestream.
@@ -88,7 +101,7 @@ impl Side {
     /// Starts replicating; `scratch` takes its log and configuration.
     pub fn replicate(&self, database: &Path, place: &Place, pace: Pace, scratch: &Path) -> Outcome<Running> {
         fs::create_dir_all(scratch).map_err(|e| format!("create {}: {e}", scratch.display()))?;
-        let mut command = command(&self.program);
+        let mut command = self.command();
         command.arg("replicate");
         if self.litestream {
             command.arg("-config").arg(configure(database, place, pace, scratch)?);
@@ -116,7 +129,7 @@ impl Side {
         arguments: &[&str],
     ) -> Outcome<(Duration, Usage)> {
         fs::create_dir_all(scratch).map_err(|e| format!("create {}: {e}", scratch.display()))?;
-        let mut command = command(&self.program);
+        let mut command = self.command();
         command.arg("restore").args(arguments).arg("-o").arg(output);
         if self.litestream {
             // Only named in the configuration: it is not touched.
@@ -144,6 +157,12 @@ impl Side {
             return Err(process.failure(&format!("restore failed ({status})")));
         }
         Ok((elapsed, usage))
+    }
+
+    fn command(&self) -> Command {
+        let mut command = command(&self.program);
+        command.envs(self.environment.iter().map(|(variable, value)| (variable, value)));
+        command
     }
 }
 

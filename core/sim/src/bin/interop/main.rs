@@ -2,7 +2,9 @@
 //! other. Every case is a real database, real programs and a real store; the result is compared by content.
 //!
 //! Run by `cargo xtask interop`. Flags narrow the matrix: `--peer old|new`, `--store file|s3`,
-//! `--page-size N`, `--case NAME`; `--keep` leaves the folders of failed cases for inspection.
+//! `--page-size N`, `--case NAME` (`sealed`: the cases with age keys alone); `--keep` leaves the folders of failed cases for inspection.
+
+mod sealed;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -108,6 +110,21 @@ fn run(wanted: &Wanted) -> Outcome<usize> {
                     }
                 }
             }
+        }
+    }
+    if wanted.case.as_ref().is_none_or(|case| case == "sealed") {
+        let age = tools.age.as_ref().ok_or("REPLICATE_AGE is not set")?;
+        let litestreams: Vec<_> = peers.iter().filter(|(r, _)| Wanted::has(&wanted.peer, r)).map(|(_, s)| s).collect();
+        for kind in sealed::KINDS {
+            let scratch = folder.path().join(format!("sealed-{}", kind.name));
+            let start = Instant::now();
+            let result =
+                sealed::Trial { ours: &tools.ours, litestreams: &litestreams, age, scratch: &scratch }.run(kind);
+            match &result {
+                Ok(told) => println!("ok    sealed {:<8} ({told}, {:.1} s)", kind.name, start.elapsed().as_secs_f64()),
+                Err(error) => println!("FAIL  sealed {:<8}: {error}", kind.name),
+            }
+            *if result.is_ok() { &mut passed } else { &mut failed } += 1;
         }
     }
     println!("{passed} passed, {failed} failed");

@@ -1,0 +1,146 @@
+//! Sealed replicas and the Go program `age`: it opens every object of ours, Litestream restores what is left, we
+//! restore what it sealed, and the script for restoring by hand restores with nothing else.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use replicate_sim::peers::{App, Outcome, Pace, Place, Side, compare, wait_until};
+
+/// A kind of key.
+#[derive(Clone, Copy)]
+pub(super) struct Kind {
+    pub(super) name: &'static str,
+    /// Arguments of `age-keygen`; `None`: the key is made by us.
+    age_keygen: Option<&'static [&'static str]>,
+}
+
+/// Every kind that `age` knows, made by either side.
+pub(super) const KINDS: [Kind; 4] = [
+    Kind { name: "x25519", age_keygen: None },
+    Kind { name: "pq", age_keygen: None },
+    Kind { name: "x25519", age_keygen: Some(&[]) },
+    Kind { name: "pq", age_keygen: Some(&["-pq"]) },
+];
+
+/// One database, one key.
+pub(super) struct Trial<'a> {
+    pub(super) ours: &'a Path,
+    pub(super) litestreams: &'a [&'a Side],
+    pub(super) age: &'a Path,
+    pub(super) scratch: &'a Path,
+}
+
+impl Trial<'_> {
+    pub(super) fn run(&self, kind: Kind) -> Outcome<String> {
+        // Two kinds of one name follow each other.
+        let _before = std::fs::remove_dir_all(self.scratch);
+        make_dir(self.scratch)?;
+        let key = self.scratch.join("key");
+        let public = self.keygen(kind, &key)?;
+        let database = self.scratch.join("app.db");
+        let mut app = App::create(&database, 4096)?;
+        app.live(|| Ok(()))?;
+        let sealed = Place::file(self.scratch.join("sealed"));
+        let writer = Side::ours(self.ours).with("REPLICATE_AGE_RECIPIENT", &public);
+        let mut running = writer.replicate(&database, &sealed, Pace::Lowest, &self.scratch.join("run"))?;
+        wait_until("the first image arrives", Duration::from_secs(40), || {
+            running.still_runs()?;
+            Ok((sealed.last()? > 0).then_some(()))
+        })?;
+        app.live(|| Ok(()))?;
+        let status = running.stop()?;
+        if !status.success() {
+            return Err(format!("we ended with {status}"));
+        }
+        app.close()?;
+
+        let (stripped, resealed) =
+            (Place::file(self.scratch.join("stripped")), Place::file(self.scratch.join("resealed")));
+        let objects = objects(sealed.folder())?;
+        for object in &objects {
+            let name = object.strip_prefix(sealed.folder()).map_err(|e| e.to_string())?;
+            let (plain, again) = (stripped.folder().join(name), resealed.folder().join(name));
+            let begins = std::fs::read(object).map_err(|e| format!("read an object: {e}"))?;
+            if !begins.starts_with(b"age-encryption.org/v1\n") {
+                return Err(format!("{} is not sealed", object.display()));
+            }
+            let identity = ["-d".as_ref(), "-i".as_ref(), key.as_os_str()];
+            call(Command::new(self.age).args(identity).arg("-o").arg(within(&plain)?).arg(object))?;
+            call(Command::new(self.age).args(["-e", "-r", &public, "-o"]).arg(within(&again)?).arg(&plain))?;
+        }
+        for (place, side) in self.litestreams.iter().map(|side| (&stripped, *side)) {
+            self.check(side, place, &database)?;
+        }
+        let reader = Side::ours(self.ours).with("REPLICATE_AGE_IDENTITY_FILE", &key.to_string_lossy());
+        self.check(&reader, &sealed, &database)?;
+        self.check(&reader, &resealed, &database)?;
+        self.by_hand(sealed.folder(), &key, &database)?;
+        Ok(format!("{} objects, key by {}", objects.len(), if kind.age_keygen.is_some() { "age" } else { "us" }))
+    }
+
+    /// Makes a key pair; the public half.
+    fn keygen(&self, kind: Kind, key: &Path) -> Outcome<String> {
+        match kind.age_keygen {
+            Some(arguments) => {
+                let keygen = self.age.with_file_name("age-keygen");
+                call(Command::new(keygen).args(arguments).arg("-o").arg(key))?;
+            }
+            None => drop(call(Command::new(self.ours).args(["keygen", "--kind", kind.name, "-o"]).arg(key))?),
+        }
+        let public = call(Command::new(self.ours).args(["keygen", "-y"]).arg(key))?;
+        let theirs = call(Command::new(self.age.with_file_name("age-keygen")).arg("-y").arg(key))?;
+        if public == theirs { Ok(public.trim().to_owned()) } else { Err("two public keys for one private".to_owned()) }
+    }
+
+    fn check(&self, side: &Side, place: &Place, database: &Path) -> Outcome {
+        let name = place.folder().file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let output = self.scratch.join(format!("{name}-by-{}.db", side.name.replace(' ', "-")));
+        side.restore(place, &output, &self.scratch.join("restore"))?;
+        compare(database, &output, true).map_err(|e| format!("{name} restored by {}: {e}", side.name))
+    }
+
+    /// The script, with `age` alone on its path.
+    fn by_hand(&self, folder: &Path, key: &Path, database: &Path) -> Outcome {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/python/restore_by_hand.py");
+        let output = self.scratch.join("by-hand.db");
+        let path = std::env::join_paths([self.age.parent().unwrap_or(Path::new("/")), "/usr/bin".as_ref()]);
+        let path = path.map_err(|e| e.to_string())?;
+        call(Command::new("python3").arg(script).arg(folder).arg(key).arg(&output).env("PATH", path))?;
+        compare(database, &output, true).map_err(|e| format!("restored by hand: {e}"))
+    }
+}
+
+/// Runs a program to its end; its output.
+fn call(command: &mut Command) -> Outcome<String> {
+    let done = command.stdin(Stdio::null()).output().map_err(|e| format!("{command:?}: {e}"))?;
+    match done.status.success() {
+        true => Ok(String::from_utf8_lossy(&done.stdout).into_owned()),
+        false => Err(format!("{command:?}: {}", String::from_utf8_lossy(&done.stderr).trim())),
+    }
+}
+
+fn make_dir(path: &Path) -> Outcome {
+    std::fs::create_dir_all(path).map_err(|e| format!("create {}: {e}", path.display()))
+}
+
+/// The path, in a folder that is there.
+fn within(path: &Path) -> Outcome<&Path> {
+    path.parent().map_or(Ok(()), make_dir)?;
+    Ok(path)
+}
+
+fn objects(folder: &Path) -> Outcome<Vec<PathBuf>> {
+    let wrap = |e: std::io::Error| format!("list {}: {e}", folder.display());
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(wrap)? {
+        let path = entry.map_err(wrap)?.path();
+        match path.is_dir() {
+            true => found.extend(objects(&path)?),
+            false if path.extension().is_some_and(|x| x == "ltx") => found.push(path),
+            false => {}
+        }
+    }
+    found.sort();
+    Ok(found)
+}
