@@ -43,7 +43,9 @@ pub mod embed {
     }
 }
 
-pub use auto::{Events, Handle, RewrapReport, auto_replicate, auto_replicate_with, ensure_exists, list, restore, rewrap};
+pub use auto::{
+    Events, Handle, RewrapReport, auto_replicate, auto_replicate_with, ensure_exists, list, restore, rewrap,
+};
 pub use clock::Timestamp;
 pub use config::{Config, ConfigKey, Options};
 pub use error::{Error, ErrorKind, Result};

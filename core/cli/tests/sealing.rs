@@ -53,7 +53,10 @@ fn what_is_replicated_with_a_public_key_is_restored_with_the_private_one_only() 
     database(Path::new(&db));
     let public = replicate(&["keygen", "-o", &key]).stdout.trim().to_owned();
 
-    let (code, _) = Replicating::start_as(&db, &url, |command| drop(command.args(["--age-recipient", &public]))).stop();
+    let (code, _) = Replicating::start_as(&db, &url, |command| {
+        command.args(["--age-recipient", &public]);
+    })
+    .stop();
     assert_eq!(code, 0);
     for file in std::fs::read_dir(folder.path().join("replica/ltx/0")).expect("files") {
         let bytes = std::fs::read(file.expect("a file").path()).expect("read");

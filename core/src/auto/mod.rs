@@ -131,10 +131,11 @@ pub fn rewrap(config: &Config, progress: &mut dyn FnMut(Progress)) -> Result<Rew
             .with_hint("the recipients are the new ones; the identity opens what is there"));
     }
     let env = environment()?;
-    let store = open_store(config, &env)?;
+    let place = located(config)?;
     let latest = Arc::new(Mutex::new(None));
     let noted = latest.clone();
     let work = async move {
+        let store = readable(&place, &env).await?;
         let files = store.list_all().await?;
         let total = files.len() as u64;
         let mut report = RewrapReport::default();
