@@ -104,13 +104,19 @@ fn summary(rows: &[Row], absent: &[String]) -> Outcome {
 fn rust(filters: &[String], counts: &mut Counts) -> Outcome {
     tools::c_compiler()?;
     let versitygw = tools::versitygw()?;
-    // Binaries and the lock laboratory's library are what some tests start.
-    sh::run(&mut sh::cargo(&["build", "--quiet", "--locked", "--workspace", "--exclude", "replicate-py"]))?;
+    build()?;
     let mut command = sh::cargo(&["test", "--quiet", "--locked", "--workspace", "--exclude", "replicate-py"]);
     command.args(["--no-fail-fast", "--lib", "--bins", "--tests", "--"]).args(filters);
     let (text, outcome) = sh::tee(command.env("REPLICATE_VERSITYGW", versitygw));
     counts.add_cargo(&text);
     outcome
+}
+
+/// Binaries and the lock laboratory's library are what some tests start. They are built as `cargo test` builds them: any
+/// other choice of packages and targets has other features, and builds the S3 client once more.
+fn build() -> Outcome {
+    let arguments = ["build", "--quiet", "--locked", "--workspace", "--exclude", "replicate-py", "--all-targets"];
+    sh::run(&mut sh::cargo(&arguments))
 }
 
 fn doc_tests(_: &[String], counts: &mut Counts) -> Outcome {
@@ -188,7 +194,7 @@ fn locks_into(counts: &mut Counts) -> Outcome {
 fn lock_tests() -> Outcome<Command> {
     tools::c_compiler()?;
     tools::symbol_lister()?;
-    sh::run(&mut sh::cargo(&["build", "--quiet", "--locked", "--package", "replicate-locklab"]))?;
+    build()?;
     let library = sh::target().join("debug/libreplicate_locklab.so");
     let mut command = sh::cmd(tools::python_tool("python")?);
     command.args(["-m", "pytest", "-q", "-p", "no:cacheprovider", "core/locklab/test_locks.py"]);
