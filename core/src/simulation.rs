@@ -65,8 +65,9 @@ struct Bell {
 
 #[async_trait]
 impl Watch for Bell {
-    fn arm(&self, _database: &std::path::Path) {
+    fn arm(&self, _database: &std::path::Path) -> bool {
         self.armed.store(true, Ordering::Relaxed);
+        true
     }
 
     async fn woken(&self) {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use common::{Lab, Random, SOON, assert_same_pages, churn};
-use replicate::{ConfigKey, ErrorKind, Handle, Txid};
+use replicate::{ConfigKey, ErrorKind, Handle, State, Txid};
 use rusqlite::Connection;
 
 fn run(lab: &Lab, work: impl FnOnce(&Handle)) -> Txid {
@@ -251,6 +251,53 @@ fn what_waits_is_lost_or_rots_while_replication_runs_and_is_made_good() {
         lab.assert_restores_by_call(&app);
         assert_same_pages(&app, &lab.open());
     }
+}
+
+#[test]
+fn a_sync_is_not_answered_while_the_database_is_gone_from_its_path() {
+    let lab = Lab::new();
+    let app = lab.create(4096);
+    // Long enough that nothing is captured unless somebody asks.
+    let options = lab.options().with(ConfigKey::SyncInterval, "1h");
+    let handle = Handle::start(&lab.database, options.check().unwrap()).unwrap();
+    insert(&app, 1);
+    handle.sync(SOON).unwrap();
+    insert(&app, 2);
+    let aside = lab.folder.path().join("aside.db");
+    std::fs::rename(&lab.database, &aside).unwrap();
+    let error = handle.sync(Duration::from_millis(500)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+    assert!(error.to_string().contains("the database is gone"), "{error}");
+    assert_eq!(handle.sync_status().unwrap().state, State::Stalled);
+    std::fs::rename(&aside, &lab.database).unwrap();
+    handle.sync(SOON).unwrap();
+    lab.assert_restores_by_call(&app);
+    std::fs::rename(&lab.database, &aside).unwrap();
+    // There is nothing left to wait for.
+    let report = handle.stop(Duration::from_secs(3600)).unwrap();
+    assert!(!report.flushed && report.error.is_some(), "{report:?}");
+}
+
+#[test]
+fn who_has_lost_the_state_folder_lets_go_of_what_is_in_the_new_one() {
+    let lab = Lab::new();
+    let app = lab.create(4096);
+    let handle = lab.start();
+    insert(&app, 1);
+    handle.sync(SOON).unwrap();
+    std::fs::rename(state(&lab), lab.folder.path().join("moved")).unwrap();
+    // Another process that takes the lock in the folder of that name.
+    std::fs::create_dir(state(&lab)).unwrap();
+    let theirs = std::fs::File::create(state(&lab).join("lock")).unwrap();
+    theirs.try_lock().unwrap();
+    insert(&app, 2);
+    wait_for("a stand-by", || handle.sync_status().unwrap().state == State::Standby);
+    drop(theirs);
+    insert(&app, 3);
+    wait_for("the replicator", || handle.sync_status().unwrap().state == State::Streaming);
+    handle.sync(SOON).unwrap();
+    lab.assert_restores_by_call(&app);
+    assert!(handle.stop(SOON).unwrap().flushed);
 }
 
 #[test]

@@ -140,7 +140,7 @@ def test_status_never_waits(db: Path, started: Start) -> None:
     assert slowest < 0.5
 
 
-def test_a_start_with_the_store_out_of_reach_captures_all_the_same(tmp_path: Path, started: Start) -> None:
+def test_a_first_start_with_the_store_out_of_reach_returns_and_names_the_reason(tmp_path: Path, started: Start) -> None:
     db = create(tmp_path / "app.db")
     replicator = started(db, url=f"s3://b/p?endpoint=http://127.0.0.1:{free_port()}", **KEYS)
     until(lambda: replicator.sync_status().last_error, "a reason is named")

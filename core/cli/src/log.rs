@@ -4,17 +4,33 @@
 //! because the diary tells the same as events, without repeating itself.
 
 use std::fmt::{self, Write as _};
+use std::sync::OnceLock;
 
+use replicate::Error;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
 use crate::output;
+use crate::patient::Patient;
+
+/// The lines on their way. The engine's threads must not wait for who reads them.
+static LINES: OnceLock<Patient> = OnceLock::new();
 
 /// Shows warnings from now on, as JSON or as text.
-pub(crate) fn install(json: bool) {
-    // Fails only where there is one already, and this is called once.
+pub(crate) fn install(json: bool) -> Result<(), Error> {
+    let lines = Patient::start("warnings", output::error_line)?;
+    // Both fail only where there is one already, and this is called once.
+    let _ = LINES.set(lines);
     let _ = tracing::subscriber::set_global_default(Warnings { json });
+    Ok(())
+}
+
+/// Waits a moment until all warnings are written.
+pub(crate) fn finish() {
+    if let Some(lines) = LINES.get() {
+        lines.finish();
+    }
 }
 
 struct Warnings {
@@ -35,7 +51,9 @@ impl Subscriber for Warnings {
     fn event(&self, event: &Event<'_>) {
         let mut text = Text::default();
         event.record(&mut text);
-        output::warning(self.json, &(text.message + &text.fields));
+        if let Some(lines) = LINES.get() {
+            lines.write(output::warning_line(self.json, &(text.message + &text.fields)));
+        }
     }
 
     fn new_span(&self, _: &Attributes<'_>) -> Id {

@@ -4,9 +4,11 @@
 
 use std::io::{self, IsTerminal, Write};
 
+use replicate::Error;
 use replicate::clock::{Clock, SystemClock};
 use serde_json::Value;
 
+use crate::patient::Patient;
 use crate::time;
 
 /// Writes lines of text to the output.
@@ -29,10 +31,14 @@ pub(crate) fn error_line(line: &str) {
 
 /// Writes a warning to the error stream.
 pub(crate) fn warning(json: bool, message: &str) {
-    if json {
-        error_line(&serde_json::json!({ "warning": { "message": message } }).to_string());
-    } else {
-        error_line(&format!("warning: {message}"));
+    error_line(&warning_line(json, message));
+}
+
+/// A warning as a line of the error stream.
+pub(crate) fn warning_line(json: bool, message: &str) -> String {
+    match json {
+        true => serde_json::json!({ "warning": { "message": message } }).to_string(),
+        false => format!("warning: {message}"),
     }
 }
 
@@ -41,30 +47,44 @@ pub(crate) fn is_watched() -> bool {
     io::stderr().is_terminal()
 }
 
-/// The diary of a long-running command: one line for each thing that happened.
+/// The diary of a long-running command: one line for each thing that happened. Nothing waits for who reads it.
 pub(crate) struct Diary {
     json: bool,
     clock: SystemClock,
+    lines: Patient,
 }
 
 impl Diary {
-    pub(crate) fn new(json: bool) -> Self {
-        Self { json, clock: SystemClock::new() }
+    pub(crate) fn new(json: bool) -> Result<Self, Error> {
+        Ok(Self { json, clock: SystemClock::new(), lines: Patient::start("diary", text)? })
     }
 
     /// Writes an event with its fields, which must not hold secrets.
     pub(crate) fn write(&self, event: &str, fields: &[(&str, Value)]) {
+        match self.lines.take_dropped() {
+            0 => {}
+            count => self.lines.write(self.line("dropped", &[("count", count.into())])),
+        }
+        self.lines.write(self.line(event, fields));
+    }
+
+    /// Waits a moment until everything is written.
+    pub(crate) fn finish(&self) {
+        self.lines.finish();
+    }
+
+    fn line(&self, event: &str, fields: &[(&str, Value)]) -> String {
         let now = time::format(self.clock.now());
         if self.json {
             let mut line = serde_json::Map::from_iter([("time".into(), now.into()), ("event".into(), event.into())]);
             line.extend(fields.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
-            return json(&Value::Object(line));
+            return Value::Object(line).to_string();
         }
         let mut line = format!("{now} {event}");
         for (name, value) in fields.iter().filter(|(_, value)| !value.is_null()) {
             line.push_str(&format!(" {name}={}", plain(value)));
         }
-        text(&line);
+        line
     }
 }
 

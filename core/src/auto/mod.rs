@@ -270,13 +270,11 @@ fn prepare(
     Ok(restored)
 }
 
-/// Whether there is a database, or something else with content, for which nothing is to be restored. First undoes
-/// what a restore that was killed had begun.
+/// Whether there is a database, where SQLite would look for it.
 fn is_there(path: &Path, env: &RealEnv) -> Result<bool> {
     let wrap = |e| Error::disk("look at the database", path, e);
     let path = &env.disk.resolve(path).map_err(wrap)?;
-    restore::tidy(env.disk.as_ref(), path);
-    Ok(env.disk.stat(path).map_err(wrap)?.is_some_and(|entry| entry.len > 0))
+    restore::is_there(env.disk.as_ref(), path).map_err(wrap)
 }
 
 fn restore_missing(path: &Path, place: &Place, env: &RealEnv, cancel: &Cancel) -> Result<Option<RestoreReport>> {

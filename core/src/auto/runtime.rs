@@ -24,7 +24,8 @@ pub(super) fn runtime() -> Result<&'static Runtime> {
         _ => {
             let built = Builder::new_multi_thread()
                 .worker_threads(2)
-                .max_blocking_threads(8)
+                // Each holds a piece of one database at a time, and goes when it has had nothing to do.
+                .max_blocking_threads(32)
                 .thread_keep_alive(Duration::from_secs(2))
                 .thread_name("replicate")
                 .on_thread_start(sqlite::block_signals)

@@ -84,6 +84,8 @@ pub(crate) struct Step {
 pub(crate) enum Waiting {
     /// There is no database yet, or one without a header.
     Database,
+    /// There was a database, and it is gone: what was committed to it last may not be captured.
+    Gone,
 }
 
 /// How much waits in the WAL.
@@ -377,7 +379,8 @@ impl Capture {
             self.check_room(self.position.commit, self.wanted)?;
         }
         if !self.attached()? {
-            return Ok(self.done(Vec::new(), true, Some(Waiting::Database)));
+            let known = !self.position.txid.is_zero() && self.database != (0, 0);
+            return Ok(self.done(Vec::new(), true, Some(if known { Waiting::Gone } else { Waiting::Database })));
         }
         let Some(door) = &self.door else { return Err(Error::internal("not attached")) };
         let view = door.look()?;

@@ -9,7 +9,7 @@ use std::fmt;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use async_trait::async_trait;
 use rustix::fs::inotify;
@@ -20,8 +20,8 @@ use crate::disk::with_suffix;
 /// A source of wake-ups for one database.
 #[async_trait]
 pub(crate) trait Watch: fmt::Debug + Send + Sync {
-    /// Asks for one wake-up at the next write.
-    fn arm(&self, database: &Path);
+    /// Asks for one wake-up at the next write. Whether there will be one: without, only looking often helps.
+    fn arm(&self, database: &Path) -> bool;
     /// Resolves when something was written since the watch was armed.
     async fn woken(&self);
     /// Asks for one wake-up at the next request of another process in this folder.
@@ -41,11 +41,18 @@ pub(crate) struct InotifyWatch {
 
 #[async_trait]
 impl Watch for InotifyWatch {
-    fn arm(&self, database: &Path) {
-        // Without notification the poll remains.
-        if let Some(hub) = Hub::get() {
-            hub.arm(database, &self.bell);
+    fn arm(&self, database: &Path) -> bool {
+        let armed = Hub::get().is_some_and(|hub| hub.arm(database, &self.bell));
+        if !armed {
+            static ONCE: std::sync::Once = std::sync::Once::new();
+            ONCE.call_once(|| {
+                tracing::warn!(
+                    "no file notification (fs.inotify.max_user_instances, max_user_watches): commits are found by looking \
+                     every second"
+                );
+            });
         }
+        armed
     }
 
     async fn woken(&self) {
@@ -54,7 +61,8 @@ impl Watch for InotifyWatch {
 
     fn arm_asks(&self, folder: &Path) {
         if let Some(hub) = Hub::get() {
-            hub.arm_folder(folder, &self.asks);
+            // Whoever asks waits for the next look.
+            let _ = hub.arm_folder(folder, &self.asks);
         }
     }
 
@@ -79,11 +87,15 @@ fn lock(bells: &Mutex<Bells>) -> MutexGuard<'_, Bells> {
 }
 
 impl Hub {
-    fn get() -> Option<&'static Arc<Self>> {
-        static HUB: OnceLock<Option<Arc<Hub>>> = OnceLock::new();
-        let hub = HUB.get_or_init(Self::start).as_ref()?;
+    fn get() -> Option<Arc<Self>> {
+        static HUB: Mutex<Option<Arc<Hub>>> = Mutex::new(None);
+        let mut slot = HUB.lock().unwrap_or_else(PoisonError::into_inner);
+        if slot.is_none() {
+            // The system may have had none to spare; next time it may.
+            *slot = Self::start();
+        }
         // The thread of a forked process did not come along.
-        (hub.pid == std::process::id()).then_some(hub)
+        slot.clone().filter(|hub| hub.pid == std::process::id())
     }
 
     fn start() -> Option<Arc<Self>> {
@@ -101,19 +113,20 @@ impl Hub {
         Some(hub)
     }
 
-    fn arm(&self, database: &Path, bell: &Arc<Notify>) {
+    fn arm(&self, database: &Path, bell: &Arc<Notify>) -> bool {
         use inotify::WatchFlags as On;
         let wal = with_suffix(database, "-wal");
-        if !self.add(&wal, On::MODIFY | On::DELETE_SELF | On::MOVE_SELF | On::ONESHOT, bell) {
-            // No WAL: whatever happens in the folder may be its beginning.
-            let parent = database.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            self.arm_folder(parent, bell);
+        if self.add(&wal, On::MODIFY | On::DELETE_SELF | On::MOVE_SELF | On::ONESHOT, bell) {
+            return true;
         }
+        // No WAL: whatever happens in the folder may be its beginning.
+        let parent = database.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        self.arm_folder(parent, bell)
     }
 
-    fn arm_folder(&self, folder: &Path, bell: &Arc<Notify>) {
+    fn arm_folder(&self, folder: &Path, bell: &Arc<Notify>) -> bool {
         use inotify::WatchFlags as On;
-        self.add(folder, On::CREATE | On::MOVED_TO | On::MODIFY | On::CLOSE_WRITE | On::ONESHOT, bell);
+        self.add(folder, On::CREATE | On::MOVED_TO | On::MODIFY | On::CLOSE_WRITE | On::ONESHOT, bell)
     }
 
     /// Whether there is something to watch.

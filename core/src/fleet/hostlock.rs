@@ -14,14 +14,25 @@ impl HostLock {
     /// Takes the lock; `None` if another process, or another engine in this one, holds it.
     pub(crate) fn try_take(disk: &dyn Disk, folder: &Path) -> Result<Option<Self>> {
         let path = folder.join("lock");
-        let Some(lock) = disk.try_lock(&path).map_err(|e| Error::disk("take the replication lock", &path, e))? else {
+        let wrap = |e| Error::disk("take the replication lock", &path, e);
+        let Some(lock) = disk.try_lock(&path).map_err(wrap)? else { return Ok(None) };
+        if !lock.is_at(&path).map_err(wrap)? {
+            // The folder was moved or removed meanwhile; what was locked is not what others will lock.
             return Ok(None);
-        };
+        }
         if let Some(descriptor) = lock.descriptor() {
             // A forked child shares the lock's description: without this it would hold it on.
             sqlite::register_for_fork(descriptor)?;
         }
         Ok(Some(Self(lock)))
+    }
+}
+
+impl HostLock {
+    /// Whether others would still find this lock taken: the file in this folder is the one that is locked.
+    pub(crate) fn is_at(&self, folder: &Path) -> Result<bool> {
+        let path = folder.join("lock");
+        self.0.is_at(&path).map_err(|e| Error::disk("look at the replication lock", &path, e))
     }
 }
 

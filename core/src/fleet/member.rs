@@ -1,19 +1,22 @@
 //! One database under replication: waits for its turn on this host, then captures and ships until it is told
 //! to stop. The only module that sees both ends of the way, database and store.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use async_trait::async_trait;
+use bytes::Bytes;
 use replicate_format::{PageSize, Txid};
 
 use super::hostlock::HostLock;
 use super::relay::{ANSWER_POLL, Ask};
 use super::schedule::is_final;
 use super::shared::{Part, Shared};
-use crate::blob::Body;
+use crate::blob::{Body, BodySource};
 use crate::capture::{Basis, Capture, CaptureConfig, StartOver, Watch};
-use crate::clock::SharedClock;
+use crate::clock::{Pulse, SharedClock};
 use crate::config::Config;
 use crate::disk::SharedDisk;
 use crate::error::{Error, ErrorKind, Result};
@@ -27,6 +30,9 @@ use crate::store::{LtxInfo, LtxStore, Sealed};
 
 /// A file up to this length is checked before every attempt to put it, a longer one before the first.
 const RECHECKED: u64 = 64 << 20;
+
+/// A store that neither answers nor takes anything for so long is told of as one that does not answer.
+pub(super) const SILENCE: Duration = Duration::from_secs(20);
 
 /// How often a stand-by asks for the lock.
 const STANDBY_POLL: Duration = Duration::from_millis(500);
@@ -44,6 +50,29 @@ pub(crate) struct Env {
     pub(crate) megabyte: u64,
 }
 
+/// A body that tells when the store takes the next part of it.
+#[derive(Debug)]
+struct Watched {
+    body: Body,
+    pulse: Arc<Pulse>,
+}
+
+#[async_trait]
+impl BodySource for Watched {
+    fn len(&self) -> u64 {
+        self.body.len()
+    }
+
+    fn tag(&self) -> Option<u64> {
+        self.body.tag()
+    }
+
+    async fn read(&self, range: Range<u64>) -> Result<Bytes> {
+        self.pulse.beat(SILENCE);
+        self.body.read(range).await
+    }
+}
+
 /// One database and its replica.
 #[derive(Debug)]
 pub(crate) struct Member {
@@ -52,6 +81,21 @@ pub(crate) struct Member {
     pub(crate) store: LtxStore,
     pub(crate) shared: Arc<Shared>,
     pub(crate) watch: Arc<dyn Watch>,
+}
+
+/// Why the work ends before it is told to.
+#[derive(Debug)]
+pub(super) enum Halt {
+    /// Trying again cannot cure it.
+    Failed(Error),
+    /// The lock is not where others look for it any more.
+    LockLost,
+}
+
+impl From<Error> for Halt {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
 }
 
 /// The capture engine and the spool, shared by the two loops. Locked only for the time of local work.
@@ -65,6 +109,14 @@ impl Work {
     /// Bytes captured after `txid`.
     pub(super) fn pending_bytes(&self, txid: Txid) -> u64 {
         self.spool(|spool| spool.pending_bytes(txid))
+    }
+
+    /// The same without the first file.
+    pub(super) fn waiting_bytes(&self, txid: Txid) -> u64 {
+        self.spool(|spool| {
+            let first = spool.pending(txid).next().map_or(0, |file| file.size);
+            spool.pending_bytes(txid).saturating_sub(first)
+        })
     }
 
     fn spool<T>(&self, f: impl FnOnce(&mut Spool) -> T) -> T {
@@ -98,13 +150,33 @@ impl Member {
     }
 
     async fn serve(&self) -> Result<Option<Error>> {
-        let Some(_lock) = self.take_lock().await? else { return Ok(None) };
+        loop {
+            let Some(lock) = self.take_lock().await? else { return Ok(None) };
+            match self.hold(lock).await {
+                Err(Halt::LockLost) => {
+                    // What is in memory belongs to the folder that is gone, and what is in the new one to whoever holds its
+                    // lock now.
+                    tracing::warn!(db = %self.shared.path().display(), "the state folder was moved or removed, beginning anew");
+                    self.shared.begin_anew();
+                }
+                Err(Halt::Failed(error)) => return Err(error),
+                Ok(error) => return Ok(error),
+            }
+        }
+    }
+
+    /// Replicates under this lock.
+    async fn hold(&self, lock: HostLock) -> Result<Option<Error>, Halt> {
+        let lock = Arc::new(lock);
         let work = tokio::select! {
             biased;
             opened = self.open() => opened?,
             () = self.stop_deadline() => return Ok(Some(self.late())),
         };
-        let outcome = self.work(&work).await;
+        let outcome = self.work(&work, &lock).await;
+        if matches!(outcome, Err(Halt::LockLost)) {
+            return outcome;
+        }
         let closed = work
             .capture(self.env.blocking, |capture| {
                 let closed = capture.close();
@@ -225,16 +297,17 @@ impl Member {
         }
     }
 
-    async fn work(&self, work: &Work) -> Result<Option<Error>> {
+    async fn work(&self, work: &Work, lock: &Arc<HostLock>) -> Result<Option<Error>, Halt> {
         let loops = async {
-            tokio::try_join!(self.capture_loop(work), self.ship_loop(work))?;
+            let ship = async { self.ship_loop(work).await.map_err(Halt::from) };
+            tokio::try_join!(self.capture_loop(work, lock), ship)?;
             Ok(None)
         };
         tokio::select! {
             biased;
             ended = loops => ended,
             // It never ends; what it has not answered at the end, the next holder answers.
-            ended = self.answer_others() => ended.map(|()| None),
+            ended = self.answer_others() => Ok(ended.map(|()| None)?),
             () = self.stop_deadline() => Ok(Some(self.late())),
         }
     }
@@ -279,6 +352,8 @@ impl Member {
             }
             // Nothing is put before all of it was seen to be what was captured: a part cannot tell.
             let known = file.size > RECHECKED && checked == file.txids.max();
+            self.shared.ship_pulse.beat(SILENCE);
+            let body: Body = Arc::new(Watched { body, pulse: self.shared.ship_pulse.clone() });
             let shipped = match if known { Ok(()) } else { self.env.blocking.run(check).await } {
                 Ok(()) => {
                     checked = file.txids.max();
@@ -289,6 +364,7 @@ impl Member {
                 }
                 Err(error) => Err(error),
             };
+            self.shared.ship_pulse.rest();
             match shipped {
                 Ok(size) => {
                     backoff.reset();
@@ -380,7 +456,10 @@ impl Member {
     async fn reconcile(&self, work: &Work, backoff: &mut Backoff) -> Result<Txid> {
         let (remote, decided, page_size) = loop {
             let seen = self.shared.requested();
-            match self.compare(work).await {
+            self.shared.ship_pulse.beat(SILENCE);
+            let compared = self.compare(work).await;
+            self.shared.ship_pulse.rest();
+            match compared {
                 Ok(compared) => break compared,
                 Err(error) if matches!(error.kind(), ErrorKind::Diverged | ErrorKind::Keys) => return Err(error),
                 Err(error) => self.pause(&error, backoff, seen).await,

@@ -1,11 +1,13 @@
 //! When to capture: at once after quiet, once an interval under load, early when the WAL grows fast, and now
 //! and then even if nobody said anything.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::member::{Member, Work};
+use super::hostlock::HostLock;
+use super::member::{Halt, Member, Work};
 use super::shared::{Part, Requests};
-use crate::capture::{Backlog, SIGN_OF_LIFE, Step};
+use crate::capture::{Backlog, SIGN_OF_LIFE, Step, Waiting};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::ship::Backoff;
@@ -31,6 +33,8 @@ struct Schedule {
     due: Duration,
     chase: u32,
     poll: Duration,
+    /// Nobody tells when the WAL changes.
+    unwatched: bool,
     look: Duration,
     backlog: u64,
 }
@@ -48,7 +52,7 @@ enum Pause {
 
 impl Schedule {
     fn new(interval: Duration) -> Self {
-        Self { interval, due: Duration::ZERO, chase: 0, poll: POLL.0, look: LOOK.1, backlog: 0 }
+        Self { interval, due: Duration::ZERO, chase: 0, poll: POLL.0, unwatched: false, look: LOOK.1, backlog: 0 }
     }
 
     /// A capture that started at `now` has written something or not.
@@ -69,7 +73,7 @@ impl Schedule {
 
     /// The poll came round and nothing had been told.
     fn polled(&mut self) {
-        self.poll = (self.poll * 2).min(POLL.1);
+        self.poll = if self.unwatched { POLL.0 } else { (self.poll * 2).min(POLL.1) };
     }
 
     /// While the interval runs, the WAL was seen this long; whether to capture at once.
@@ -106,7 +110,7 @@ pub(super) fn is_final(error: &Error) -> bool {
 
 impl Member {
     /// Captures until stopped, then once more.
-    pub(super) async fn capture_loop(&self, work: &Work) -> Result<()> {
+    pub(super) async fn capture_loop(&self, work: &Work, lock: &Arc<HostLock>) -> Result<(), Halt> {
         let mut schedule = Schedule::new(self.config.sync_interval);
         let mut backoff = Backoff::new(self.env.spread);
         self.until_chain_is_known(work).await;
@@ -114,14 +118,26 @@ impl Member {
         loop {
             let stopping = self.shared.stop_by().is_some();
             self.shared.pulse.beat(SIGN_OF_LIFE);
+            if self.is_lock_lost(lock).await {
+                return Err(Halt::LockLost);
+            }
             if self.spool_is_full(work).await {
                 self.shared.pulse.rest();
                 self.shared.capture.notified().await;
                 continue;
             }
             let (requests, started) = (self.shared.requests(), self.env.clock.monotonic());
-            self.watch.arm(self.shared.path());
+            schedule.unwatched = !self.watch.arm(self.shared.path());
             match work.capture(self.env.blocking, |capture| capture.step()).await {
+                Ok(Step { waiting: Some(Waiting::Gone), .. }) => {
+                    let error = self.gone();
+                    if stopping {
+                        // There is nothing that a last capture could be made from.
+                        return Err(error.into());
+                    }
+                    self.capture_failed(&error, &mut backoff, requests.last).await;
+                    continue;
+                }
                 Ok(step) => {
                     backoff.reset();
                     schedule.captured(started, !step.written.is_empty());
@@ -132,13 +148,14 @@ impl Member {
                         continue;
                     }
                 }
-                Err(error) if is_final(&error) => return Err(error),
+                Err(error) if is_final(&error) => return Err(error.into()),
                 Err(error) if crate::sqlite::descriptors_closed_externally() => {
                     return Err(Error::new(ErrorKind::Unsupported, "the program has closed descriptors of the engine")
                         .with_hint(
                             "do not close descriptors that you have not opened (closefrom, closerange); start anew",
                         )
-                        .with_source(error));
+                        .with_source(error)
+                        .into());
                 }
                 Err(error) => {
                     self.capture_failed(&error, &mut backoff, requests.last).await;
@@ -150,6 +167,19 @@ impl Member {
                 settled = self.wait(work, &mut schedule, settled).await;
             } else if self.all_has_arrived().await {
                 return Ok(());
+            }
+        }
+    }
+
+    /// Whether the state folder was moved or removed, so that another process may have one of its own there.
+    async fn is_lock_lost(&self, lock: &Arc<HostLock>) -> bool {
+        let (lock, folder) = (lock.clone(), self.folder());
+        match self.env.blocking.run(move || lock.is_at(&folder)).await {
+            Ok(there) => !there,
+            Err(error) => {
+                // Whatever is in the way, the capture will meet it.
+                tracing::debug!(%error, "the replication lock cannot be looked at");
+                false
             }
         }
     }
@@ -178,6 +208,11 @@ impl Member {
             }
             self.shared.capture.notified().await;
         }
+    }
+
+    fn gone(&self) -> Error {
+        let message = format!("the database is gone path={}", self.shared.path().display());
+        Error::new(ErrorKind::Database, message).with_hint("replication goes on when there is one of that name again")
     }
 
     fn stepped(&self, work: &Work, step: Step, requests: Requests) {
@@ -303,7 +338,8 @@ impl Member {
 
     /// At the spool's limit capture lets go of the database; when half has drained it goes on.
     async fn spool_is_full(&self, work: &Work) -> bool {
-        let pending = work.pending_bytes(self.shared.status().remote_txid);
+        // The file that is under way does not count: an image may be larger than the limit, and nothing would be won.
+        let pending = work.waiting_bytes(self.shared.status().remote_txid);
         let limit = self.config.spool_limit;
         let paused = self.shared.is_paused();
         if !paused && pending >= limit {
@@ -362,6 +398,9 @@ mod tests {
         }
         assert_eq!(schedule.pause(MS(50)), Pause::Idle(POLL.1));
         schedule.captured(MS(60), true);
+        assert_eq!(schedule.pause(MS(100)), Pause::Idle(POLL.0));
+        schedule.unwatched = true;
+        schedule.polled();
         assert_eq!(schedule.pause(MS(100)), Pause::Idle(POLL.0));
     }
 }

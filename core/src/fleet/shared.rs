@@ -10,6 +10,7 @@ use std::time::Duration;
 use replicate_format::Txid;
 use tokio::sync::Notify;
 
+use super::member::SILENCE;
 use crate::capture::SIGN_OF_LIFE;
 use crate::clock::{Pulse, SharedClock, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
@@ -31,6 +32,8 @@ pub(crate) struct Shared {
     pub(crate) ship: Notify,
     /// Signs of life of the capture task.
     pub(crate) pulse: Arc<Pulse>,
+    /// Due while the store is waited for.
+    pub(crate) ship_pulse: Arc<Pulse>,
     /// Requests may have arrived at the store.
     pub(crate) stored: Notify,
     stop: Notify,
@@ -51,6 +54,8 @@ pub(crate) enum Part {
 #[derive(Debug)]
 struct Inner {
     status: SyncStatus,
+    /// Changes of the state that are to be logged, when the lock is released: a log may ask for the status.
+    moves: Vec<(State, State)>,
     /// Why a part does not work at present.
     failing: [Option<Error>; 3],
     /// Something has been captured, or was found to be captured, since the start.
@@ -128,10 +133,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Queue {
     fn push(&self, event: Event) {
         let mut inner = lock(&self.inner);
-        if inner.events.len() >= QUEUE && !matches!(event, Event::State { .. }) {
-            inner.dropped += 1;
-        } else {
-            inner.events.push_back(event);
+        let full = inner.events.len() >= QUEUE;
+        match (event, inner.events.back_mut()) {
+            (event, _) if !full => inner.events.push_back(event),
+            // The way between two states that nobody has heard of is of no use, where it ends is.
+            (Event::State { to, .. }, Some(Event::State { to: last, .. })) => *last = to,
+            (event @ Event::State { .. }, _) => inner.events.push_back(event),
+            _ => inner.dropped += 1,
         }
         self.changed.notify_all();
     }
@@ -174,6 +182,7 @@ impl Shared {
         };
         let inner = Inner {
             status,
+            moves: Vec::new(),
             failing: Default::default(),
             flowing: false,
             reconciled: false,
@@ -194,6 +203,7 @@ impl Shared {
         Self {
             path: path.to_owned(),
             pulse: Arc::new(Pulse::new(clock.clone())),
+            ship_pulse: Arc::new(Pulse::new(clock.clone())),
             clock,
             inner: Mutex::new(inner),
             changed: Condvar::new(),
@@ -243,15 +253,24 @@ impl Shared {
         self.watched(&lock(&self.inner))
     }
 
-    /// The status, unless the capture task has been silent for too long to be believed.
+    /// The status, unless the capture task or the store has been silent for too long to be believed.
     fn watched(&self, inner: &Inner) -> SyncStatus {
         let status = Self::status_of(inner);
-        let at_work = matches!(status.state, State::Starting | State::Streaming | State::Stalled);
-        let Some(late) = self.pulse.late().filter(|_| at_work) else { return status };
-        let since = (late + SIGN_OF_LIFE).as_secs();
-        let error = Error::new(ErrorKind::Timeout, format!("capture does not move seconds={since}"))
-            .with_hint("look at the disks: one that does not answer holds it; it goes on by itself");
-        SyncStatus { in_sync: false, state: State::Stalled, last_error: Some(error), ..status }
+        if !matches!(status.state, State::Starting | State::Streaming | State::Stalled) {
+            return status;
+        }
+        let silent = if let Some(late) = self.pulse.late() {
+            let since = (late + SIGN_OF_LIFE).as_secs();
+            Error::new(ErrorKind::Timeout, format!("capture does not move seconds={since}"))
+                .with_hint("look at the disks: one that does not answer holds it; it goes on by itself")
+        } else if let (Some(late), None) = (self.ship_pulse.late(), &status.last_error) {
+            let since = (late + SILENCE).as_secs();
+            Error::new(ErrorKind::Timeout, format!("the store does not answer seconds={since}"))
+                .with_hint("look at the network and the service; it is tried again by itself")
+        } else {
+            return status;
+        };
+        SyncStatus { in_sync: false, state: State::Stalled, last_error: Some(silent), ..status }
     }
 
     fn status_of(inner: &Inner) -> SyncStatus {
@@ -263,8 +282,15 @@ impl Shared {
     }
 
     fn update(&self, change: impl FnOnce(&mut Inner)) {
-        change(&mut lock(&self.inner));
+        let moves = {
+            let mut inner = lock(&self.inner);
+            change(&mut inner);
+            std::mem::take(&mut inner.moves)
+        };
         self.changed.notify_all();
+        for (from, to) in moves {
+            tracing::info!(db = %self.path.display(), %from, %to, "replication state");
+        }
     }
 
     /// Moves to another state; final ones are not left again.
@@ -278,8 +304,8 @@ impl Shared {
         if from == to || from == State::Stopped || is_final {
             return;
         }
-        tracing::info!(db = %self.path.display(), %from, %to, "replication state");
         inner.status.state = to.clone();
+        inner.moves.push((from.clone(), to.clone()));
         Self::tell_all(inner, &Event::State { from, to });
     }
 
@@ -411,6 +437,17 @@ impl Shared {
             inner.drained = false;
         });
         self.capture.notify_one();
+    }
+
+    /// Forgets what is known of local state and store.
+    pub(crate) fn begin_anew(&self) {
+        self.pulse.rest();
+        self.ship_pulse.rest();
+        self.unserve();
+        self.update(|inner| {
+            (inner.reconciled, inner.flowing, inner.shipped, inner.paused) = (false, false, false, None);
+            inner.failing = Default::default();
+        });
     }
 
     /// The monotonic time by which it is to end, if it is.
@@ -573,7 +610,16 @@ impl Shared {
         let patience = timeout.saturating_add(Duration::from_secs(5));
         let waited = self.changed.wait_timeout_while(lock(&self.inner), patience, |inner| inner.report.is_none());
         let (inner, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        inner.report.clone().ok_or_else(|| Error::new(ErrorKind::Timeout, "stop: the engine did not end in time"))
+        Ok(inner.report.clone().unwrap_or_else(|| self.unfinished(&inner)))
+    }
+
+    /// The report on one that is still busy when all patience has run out. It ends when it can.
+    fn unfinished(&self, inner: &Inner) -> StopReport {
+        let status = self.watched(inner);
+        let error = Error::new(ErrorKind::Timeout, "stop: the engine did not end in time")
+            .with_hint("the local disk does not answer, or the database is large; the engine ends when it can");
+        let (local_txid, remote_txid) = (status.local_txid, status.remote_txid);
+        StopReport { flushed: false, local_txid, remote_txid, error: Some(error) }
     }
 
     /// Asks the replicator to end within this time.
@@ -605,7 +651,8 @@ impl Shared {
     /// Waits for the end of one that [is ending](Self::is_ending).
     pub(crate) fn await_end(&self) -> Result<()> {
         let left = self.stop_by().map_or(Duration::ZERO, |by| by.saturating_sub(self.clock.monotonic()));
-        self.stop(left).map(|_report| ())
+        let report = self.stop(left)?;
+        if self.is_finished() { Ok(()) } else { Err(report.error.unwrap_or_else(|| Error::internal("no end"))) }
     }
 
     /// The report, once it has ended.
@@ -618,6 +665,7 @@ impl Shared {
     pub(crate) fn finish(&self, error: Option<Error>) {
         let standby = self.status().state == State::Standby;
         self.set_state(State::Stopped);
+        let mut unshipped = None;
         self.update(|inner| {
             if inner.report.is_some() {
                 return;
@@ -629,14 +677,17 @@ impl Shared {
             let (local_txid, remote_txid) = (status.local_txid, status.remote_txid);
             let error = error.or_else(|| if flushed { None } else { status.last_error });
             if !flushed && !standby {
-                let (db, error) = (self.path.display(), error.as_ref().map(tracing::field::display));
-                tracing::warn!(%db, %local_txid, %remote_txid, error, "ended before everything was shipped");
+                unshipped = Some((local_txid, remote_txid, error.clone()));
             }
             inner.report = Some(StopReport { flushed, local_txid, remote_txid, error });
             for queue in inner.subscribers.drain(..).filter_map(|queue| queue.upgrade()) {
                 queue.end();
             }
         });
+        if let Some((local_txid, remote_txid, error)) = unshipped {
+            let (db, error) = (self.path.display(), error.as_ref().map(tracing::field::display));
+            tracing::warn!(%db, %local_txid, %remote_txid, error, "ended before everything was shipped");
+        }
     }
 
     /// Whether it has ended.

@@ -56,7 +56,9 @@ struct NoWatch;
 
 #[async_trait]
 impl Watch for NoWatch {
-    fn arm(&self, _database: &std::path::Path) {}
+    fn arm(&self, _database: &std::path::Path) -> bool {
+        true
+    }
 
     async fn woken(&self) {
         std::future::pending().await

@@ -7,10 +7,11 @@
 use std::path::Path;
 use std::time::Duration;
 
+use super::fill::is_unfinished;
 use super::run::{RestoreEnv, resolve, run};
 use super::scratch::tidy;
 use super::{Cancel, RestoreOptions, RestoreReport};
-use crate::disk::DiskLock;
+use crate::disk::{Disk, DiskEntry, DiskLock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::spool::{state_folder, stored_before};
 use crate::store::LtxStore;
@@ -18,8 +19,8 @@ use crate::store::LtxStore;
 /// How often a waiting process asks for its turn.
 const TURN_POLL: Duration = Duration::from_millis(20);
 
-/// Restores the newest state if there is no database at `path`, or an empty file that nobody uses. `None` if there
-/// is one already, or if there is no backup. Cancelling leaves nothing behind.
+/// Restores the newest state if there is no database at `path`, or an empty file: whoever has that open sees the restored
+/// database in it. `None` if there is one already, or if there is no backup. Cancelling leaves nothing behind.
 pub(crate) async fn ensure_exists(
     store: &LtxStore,
     path: &Path,
@@ -33,15 +34,18 @@ pub(crate) async fn ensure_exists(
         return Ok(None);
     }
     let _turn = turn(path, env, cancel).await?;
-    let overwrite = match file_len(path, env).await? {
-        Some(0) => true,
-        Some(_) => return Ok(None),
-        None => false,
-    };
-    let options = RestoreOptions::new(path).overwrite(overwrite);
+    if file_len(path, env).await?.is_some_and(|len| len > 0) {
+        return Ok(None);
+    }
+    let options = RestoreOptions { fill: true, ..RestoreOptions::new(path) };
     match run(store, &options, env, &|_| {}, cancel).await {
         Ok(report) => Ok(Some(report)),
         Err(error) if error.kind() == ErrorKind::NoBackup => no_backup(store, path, env, error).await,
+        // Somebody has begun a database meanwhile. It is his, and what a missing one was asked for.
+        Err(error) if error.kind() == ErrorKind::Exists && file_len(path, env).await?.is_some_and(|len| len > 0) => {
+            tracing::warn!(db = %path.display(), "a database has appeared while it was restored, it is left as it is");
+            Ok(None)
+        }
         Err(error) => Err(error.while_doing("restore the missing database")),
     }
 }
@@ -59,10 +63,22 @@ async fn no_backup(store: &LtxStore, path: &Path, env: &RestoreEnv, error: Error
         .with_source(error))
 }
 
-/// Length of the database file; `None` if there is nothing at the path.
+/// Whether there is a database, or something else with content, for which nothing is to be restored. First undoes what a
+/// restore that was killed had begun.
+pub(crate) fn is_there(disk: &dyn Disk, path: &Path) -> std::io::Result<bool> {
+    tidy(disk, path);
+    Ok(disk.stat(path)?.is_some_and(|entry| entry.len > 0) && !is_unfinished(disk, path))
+}
+
+/// Length of the database file, 0 while it is being filled; `None` if there is nothing at the path.
 async fn file_len(path: &Path, env: &RestoreEnv) -> Result<Option<u64>> {
     let (disk, at) = (env.disk.clone(), path.to_path_buf());
-    let entry = env.blocking.run(move || disk.stat(&at)).await;
+    let look = move || {
+        let entry = disk.stat(&at)?;
+        let unfinished = entry.is_some() && is_unfinished(disk.as_ref(), &at);
+        Ok(entry.map(|entry| if unfinished { DiskEntry { len: 0, ..entry } } else { entry }))
+    };
+    let entry: std::io::Result<_> = env.blocking.run(look).await;
     match entry.map_err(|e| Error::disk("look at the database", path, e))? {
         Some(entry) if entry.is_dir => {
             Err(Error::new(ErrorKind::Config, format!("the database is a folder path={}", path.display())))

@@ -2,6 +2,7 @@
 
 mod ensure;
 mod fetch;
+mod fill;
 mod plan;
 mod run;
 mod scratch;
@@ -29,9 +30,10 @@ use replicate_format::Txid;
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 
-pub(crate) use self::ensure::ensure_exists;
+pub(crate) use self::ensure::{ensure_exists, is_there};
 pub(crate) use self::plan::is_restorable;
 pub(crate) use self::run::{RestoreEnv, cancellable, run};
+#[cfg(test)]
 pub(crate) use self::scratch::tidy;
 
 /// Which state to restore.
@@ -71,6 +73,8 @@ pub struct RestoreOptions {
     /// Whether an existing output is replaced (after the restore has succeeded, and only if nobody uses it).
     /// Default: an existing output is an error.
     pub overwrite: bool,
+    /// Whether an existing output that is empty is filled.
+    pub(crate) fill: bool,
     /// The id that the state must have reached: with less it is an error, also where the target is the newest state. Ids
     /// noted elsewhere show that the newest objects of a replica were removed, which the replica alone cannot.
     pub min_txid: Option<Txid>,
@@ -82,7 +86,7 @@ impl RestoreOptions {
     /// The newest state to this file.
     pub fn new(output: impl Into<PathBuf>) -> Self {
         let (target, check) = (Target::default(), Check::default());
-        Self { output: output.into(), target, check, overwrite: false, min_txid: None, parallelism: 32 }
+        Self { output: output.into(), target, check, overwrite: false, fill: false, min_txid: None, parallelism: 32 }
     }
 
     /// The same for another state.

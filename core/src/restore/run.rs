@@ -14,7 +14,7 @@ use futures_util::future::join;
 
 use super::fetch::{FetchError, Fetcher, Limits};
 use super::plan::{Plan, PlanTarget, plan};
-use super::scratch::{Scratch, refuse_existing, tidy};
+use super::scratch::{Existing, Scratch, refuse_existing, tidy};
 use super::time::resolve_time;
 use super::verify::verify;
 use super::write::{Batch, PageWriter, Shape, Step};
@@ -65,8 +65,8 @@ pub(crate) async fn run(
     let built = cancellable(env.clock.as_ref(), cancel, build(store, options, env, &mut meter)).await?;
     let Built { scratch, plan, shape } = built;
 
-    let (overwrite, now) = (options.overwrite, env.clock.now());
-    env.blocking.run(move || scratch.place(overwrite, now)).await?;
+    let (existing, now) = (existing(options), env.clock.now());
+    env.blocking.run(move || scratch.place(existing, now)).await?;
     meter.end();
     let report = RestoreReport {
         txid: plan.txid(),
@@ -81,6 +81,14 @@ pub(crate) async fn run(
     let (db, txid, bytes) = (options.output.display(), report.txid, report.bytes);
     tracing::info!(%db, %txid, bytes, elapsed = ?report.elapsed, "restored");
     Ok(report)
+}
+
+fn existing(options: &RestoreOptions) -> Existing {
+    match (options.overwrite, options.fill) {
+        (true, _) => Existing::Replace,
+        (false, true) => Existing::Fill,
+        (false, false) => Existing::Refuse,
+    }
 }
 
 /// Where SQLite would make the database.
@@ -98,10 +106,10 @@ struct Built {
 }
 
 async fn build(store: &LtxStore, options: &RestoreOptions, env: &RestoreEnv, meter: &mut Meter<'_>) -> Result<Built> {
-    let (disk, output, overwrite) = (env.disk.clone(), options.output.clone(), options.overwrite);
+    let (disk, output, existing) = (env.disk.clone(), options.output.clone(), existing(options));
     let look = move || {
         tidy(disk.as_ref(), &output);
-        refuse_existing(disk.as_ref(), &output, overwrite)
+        refuse_existing(disk.as_ref(), &output, existing)
     };
     env.blocking.run(look).await?;
     let plan = match choose(store, options).await {

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use super::fill;
 use crate::clock::Timestamp;
 use crate::disk::{Disk, DiskEntry, DiskFile, DiskLock, SharedDisk, with_suffix};
 use crate::error::{Error, ErrorKind, Result};
@@ -68,16 +69,16 @@ impl Scratch {
     /// Write-ahead log and journal of an earlier database of that name are moved aside before, durably, so that
     /// not even a crash lets them meet the new one. If there was no database they stay there; if it is replaced
     /// they are removed once the new one is in place. While anything is moved the name is taken and locked, so that
-    /// nobody can begin a database whose log would be moved.
+    /// nobody can begin a database whose log would be moved. An empty file is not replaced but filled ([`fill`]).
     ///
     /// # Errors
-    /// `Exists` if there is a target and `overwrite` is false, or a folder; `Busy` if somebody uses the target;
+    /// `Exists` if there is a target that may not be replaced, or a folder; `Busy` if somebody uses the target;
     /// `Disk`. What the name stood for is as it was, except if the very last step, making the new name
     /// durable, fails.
-    pub(crate) fn place(mut self, overwrite: bool, now: Timestamp) -> Result<()> {
+    pub(crate) fn place(mut self, existing: Existing, now: Timestamp) -> Result<()> {
         let _one = PLACING.lock().unwrap_or_else(PoisonError::into_inner);
         let (disk, target) = (self.disk.clone(), self.target.clone());
-        let replaced = there(disk.as_ref(), &target, overwrite)?;
+        let replaced = there(disk.as_ref(), &target, existing)?;
         let claimed = replaced.is_none() && claim(disk.as_ref(), &target)?;
         let guard = match replaced.is_some() || claimed {
             true => Some(sqlite::guard_for_replace(&target)),
@@ -88,20 +89,23 @@ impl Scratch {
             Err(error) if claimed && error.kind() == ErrorKind::Busy => return Err(exists(&target)),
             other => other?,
         };
-        if replaced.is_some() {
+        // Nobody can write it now, but somebody may have since the first look.
+        let replaced = if replaced.is_some() { there(disk.as_ref(), &target, existing)? } else { None };
+        let fill = claimed || replaced.as_ref().is_some_and(|old| old.len == 0);
+        if replaced.is_some() && !fill {
             // Nobody may read the new one who could not read the old one.
             disk.copy_access(&target, &self.path).map_err(|e| Error::disk("copy the access rights", &target, e))?;
         }
         let why = match &replaced {
+            _ if fill => Some(format!(".orphan-{}", now.0)),
             Some(old) => Some(format!("{REPLACED}{}-{}", self.id, old.modified.0)),
-            None if claimed => Some(format!(".orphan-{}", now.0)),
             None => None,
         };
         let moved = match &why {
             Some(why) => Aside::move_there(disk.as_ref(), &target, why),
             None => Ok(Aside::default()),
         };
-        let placed = moved.and_then(|aside| match self.rename(why.is_some()) {
+        let placed = moved.and_then(|aside| match self.get_name(fill, why.is_some()) {
             Ok(()) => Ok(aside),
             Err(error) => {
                 aside.move_back(disk.as_ref());
@@ -114,17 +118,21 @@ impl Scratch {
                 let _ = disk.remove(&target);
             }
         })?;
-        self.placed = true;
+        // What a file was filled from is a leftover.
+        self.placed = !fill;
         let folder = folder_of(&target);
         disk.sync_dir(folder).map_err(|e| Error::disk("make the name durable", folder, e))?;
         match replaced {
-            Some(_) => aside.remove(disk.as_ref()),
-            None => aside.tell(),
+            Some(_) if !fill => aside.remove(disk.as_ref()),
+            _ => aside.tell(),
         }
         Ok(())
     }
 
-    fn rename(&self, replace: bool) -> Result<()> {
+    fn get_name(&self, fill: bool, replace: bool) -> Result<()> {
+        if fill {
+            return fill::fill(self.disk.as_ref(), &self.path, &self.target);
+        }
         let renamed = match replace {
             true => self.disk.rename(&self.path, &self.target),
             false => self.disk.rename_new(&self.path, &self.target),
@@ -147,21 +155,33 @@ impl Drop for Scratch {
     }
 }
 
+/// What may become of a target that exists.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Existing {
+    /// It is refused.
+    Refuse,
+    /// An empty file is filled, anything else is refused.
+    Fill,
+    /// It is replaced, or filled if it is empty.
+    Replace,
+}
+
 /// Refuses what may not be replaced.
 ///
 /// # Errors
 /// `Exists` if it may not be, or is a folder.
-pub(crate) fn refuse_existing(disk: &dyn Disk, target: &Path, overwrite: bool) -> Result<()> {
-    there(disk, target, overwrite).map(drop)
+pub(crate) fn refuse_existing(disk: &dyn Disk, target: &Path, existing: Existing) -> Result<()> {
+    there(disk, target, existing).map(drop)
 }
 
-fn there(disk: &dyn Disk, target: &Path, overwrite: bool) -> Result<Option<DiskEntry>> {
+fn there(disk: &dyn Disk, target: &Path, existing: Existing) -> Result<Option<DiskEntry>> {
     match disk.stat(target).map_err(|e| Error::disk("look at the output", target, e))? {
         None => Ok(None),
         Some(entry) if entry.is_dir => {
             Err(Error::new(ErrorKind::Exists, format!("the output is a folder path={}", target.display())))
         }
-        Some(entry) if overwrite => Ok(Some(entry)),
+        Some(entry) if existing == Existing::Replace => Ok(Some(entry)),
+        Some(entry) if existing == Existing::Fill && entry.len == 0 => Ok(Some(entry)),
         Some(_) => Err(exists(target)),
     }
 }
@@ -207,6 +227,7 @@ const REPLACED: &str = ".replaced-";
 /// Removes what restores of this target have left behind that no longer run. If one was killed between moving the log
 /// of the old database aside and replacing that database, the log comes back: it holds commits.
 pub(crate) fn tidy(disk: &dyn Disk, target: &Path) {
+    fill::undo(disk, target);
     let folder = folder_of(target);
     let Some(name) = target.file_name().and_then(|name| name.to_str()) else {
         return;

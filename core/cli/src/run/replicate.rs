@@ -47,7 +47,7 @@ pub(super) fn run(request: Replicate) -> Result<(), Failure> {
     };
     let events = handle.events();
     let status = handle.sync_status()?;
-    let diary = Diary::new(request.json);
+    let diary = Diary::new(request.json)?;
     diary.write(
         "started",
         &[
@@ -64,6 +64,7 @@ pub(super) fn run(request: Replicate) -> Result<(), Failure> {
     let state = follower.state;
     let report = handle.stop(request.stop_timeout)?;
     tell_stop(&diary, &report);
+    diary.finish();
     ended.map_or_else(|| outcome(&report, &state), |error| Err(error.into()))
 }
 

@@ -83,6 +83,7 @@ impl Doing<'_> {
                 (ErrorKind::Denied, Some("check the keys, the policy of the bucket and the clock of this machine"))
             }
             (300..=399, _) => (ErrorKind::Config, Some(REGION)),
+            (_, "ConditionalRequestConflict" | "OperationAborted") => (ErrorKind::Unavailable, None),
             (_, "SlowDown" | "RequestTimeout" | "InternalError" | "ServiceUnavailable")
             | (408 | 425 | 429 | 500 | 502.., _) => (ErrorKind::Unavailable, None),
             _ => (ErrorKind::Unsupported, Some("the store does not understand this request")),

@@ -269,9 +269,14 @@ impl S3Store {
     }
 }
 
-/// Whether a condition failed: the name is taken, or somebody is just taking it.
-fn is_taken<E>(error: &SdkError<E, HttpResponse>) -> bool {
-    matches!(failure::status(error), Some(409 | 412))
+/// Whether a condition failed: the name is taken. That two were just trying for it (`ConditionalRequestConflict`) says
+/// nothing about who has it, or whether anybody does.
+fn is_taken<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> bool {
+    match failure::status(error) {
+        Some(412) => true,
+        Some(409) => error.code() != Some("ConditionalRequestConflict"),
+        _ => false,
+    }
 }
 
 /// An upload in parts, which must be completed or aborted: its parts are paid for until then.

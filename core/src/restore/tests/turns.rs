@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::blob::{BlobError, FileStore};
-use crate::disk::RealDisk;
+use crate::disk::faulty::{FaultyDisk, Op};
+use crate::disk::{RealDisk, with_suffix};
 use crate::error::{Error, ErrorKind};
 use crate::exec::Blocking;
 use crate::restore::testing::*;
@@ -129,6 +130,100 @@ fn an_existing_database_is_left_alone_and_an_empty_file_is_filled() {
     std::fs::write(&path, b"mine").expect("written");
     assert!(block_on(ensure_exists(&store, &path, &env(Blocking::Pool))).expect("fine").is_none());
     assert_eq!(std::fs::read(&path).expect("it is there"), b"mine");
+}
+
+#[test]
+fn who_has_opened_the_empty_file_before_finds_the_restored_database_in_it() {
+    let (folder, path, bytes) = missing_database();
+    let host = rusqlite::Connection::open(&path).expect("opens");
+    assert_eq!(std::fs::metadata(&path).expect("SQLite has made it").len(), 0);
+    block_on(ensure_exists(&file_store(folder.path()), &path, &env(Blocking::Pool))).expect("fine").expect("restored");
+    assert!(std::fs::read(&path).expect("it is there") == bytes);
+    host.execute("INSERT INTO t VALUES (1000, 'the first of the host')", []).expect("it is a database now");
+    drop(host);
+    let again = rusqlite::Connection::open(&path).expect("opens");
+    let rows: u32 = again.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).expect("sql");
+    assert_eq!(rows, 201);
+    assert_eq!(names(folder.path()), [".app.db-replicate", "app.db", "replica"]);
+}
+
+#[test]
+fn a_database_begun_in_the_empty_file_meanwhile_is_left_as_it_is() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("app.db");
+    for there in [true, false] {
+        if there {
+            std::fs::write(&path, b"").expect("written");
+        }
+        let (at, begun) = (path.clone(), std::sync::Once::new());
+        let (store, _) = busy_model(512).faulty(move |_, _, _, _| {
+            begun.call_once(|| {
+                let db = rusqlite::Connection::open(&at).expect("opens");
+                db.execute_batch("CREATE TABLE mine (x); INSERT INTO mine VALUES (1)").expect("sql");
+            });
+            None
+        });
+        let restored = block_on(ensure_exists(&store, &path, &env(Blocking::Pool))).expect("nothing is missing");
+        assert!(restored.is_none());
+        let db = rusqlite::Connection::open(&path).expect("opens");
+        assert_eq!(db.query_row("SELECT count(*) FROM mine", [], |row| row.get(0)), Ok(1));
+        drop(db);
+        assert_eq!(names(folder.path()), [".app.db-replicate", "app.db"]);
+        std::fs::remove_file(&path).expect("removed");
+    }
+}
+
+#[test]
+fn a_file_that_a_killed_restore_has_half_filled_is_empty_for_sqlite_and_is_filled_again() {
+    let (folder, path, bytes) = missing_database();
+    let dead = folder.path().join("dead");
+    std::fs::create_dir(&dead).expect("made");
+    std::fs::write(&path, b"").expect("written");
+    let (half, store) = (dead.join("app.db"), file_store(folder.path()));
+    let (disk, faults) = FaultyDisk::real();
+    // What the process leaves behind if it is killed before the last step.
+    faults.hold(Op::Remove, "app.db-journal");
+    std::thread::scope(|scope| {
+        let held = RestoreEnv { disk, ..env(Blocking::Pool) };
+        let (store, path) = (&store, &path);
+        let restore = scope.spawn(move || block_on(ensure_exists(store, path, &held)).map(|report| report.is_some()));
+        faults.wait_for_hit();
+        for end in ["", "-journal"] {
+            std::fs::copy(with_suffix(path, end), with_suffix(&half, end)).expect("it is there");
+        }
+        faults.clear();
+        assert!(restore.join().expect("no panic").expect("fine"));
+    });
+
+    std::fs::OpenOptions::new().write(true).open(&half).expect("there").set_len(3 * 512).expect("cut");
+    let copy = folder.path().join("copy.db");
+    for end in ["", "-journal"] {
+        std::fs::copy(with_suffix(&half, end), with_suffix(&copy, end)).expect("copied");
+    }
+    let db = rusqlite::Connection::open(&copy).expect("opens");
+    assert_eq!(db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)), Ok(0));
+    drop(db);
+    assert_eq!(std::fs::metadata(&copy).expect("there").len(), 0);
+    assert!(!with_suffix(&copy, "-journal").exists());
+
+    block_on(ensure_exists(&store, &half, &env(Blocking::Pool))).expect("fine").expect("restored");
+    assert!(std::fs::read(&half).expect("it is there") == bytes);
+    assert_eq!(names(&dead), [".app.db-replicate", "app.db"]);
+}
+
+#[test]
+fn a_disk_that_fills_up_while_an_empty_file_is_filled_leaves_it_empty() {
+    let (folder, path, _) = missing_database();
+    std::fs::write(&path, b"").expect("written");
+    let (disk, faults) = FaultyDisk::real();
+    // The first write is that of the journal.
+    faults.fail(Op::Write, "/app.db", 1, 1, std::io::ErrorKind::StorageFull);
+    let failing = RestoreEnv { disk, ..env(Blocking::Pool) };
+    let store = file_store(folder.path());
+    block_on(ensure_exists(&store, &path, &failing)).expect_err("no room");
+    assert!(faults.hits() > 0);
+    assert_eq!(std::fs::metadata(&path).expect("it is there").len(), 0);
+    assert_eq!(names(folder.path()), [".app.db-replicate", "app.db", "replica"]);
 }
 
 #[test]
