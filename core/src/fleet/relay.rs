@@ -125,6 +125,25 @@ fn answer(disk: &dyn Disk, folder: &Path, name: &str, answer: Answer) -> std::io
     disk.remove(&folder.join(format!("{name}{ASK}")))
 }
 
+/// For fuzzing: reads a folder of messages as both sides do. The requests that were seen, each of which is answered
+/// afterwards, and what its asker made of the answer that lay there.
+#[cfg(feature = "testing")]
+pub(crate) fn read_all_messages(disk: &dyn Disk, state: &Path, now: Timestamp) -> Result<Vec<(String, Option<u64>)>> {
+    let folder = folder_of(state);
+    let names = requests(disk, &folder, now).map_err(|e| Error::disk("look for requests", &folder, e))?;
+    let told = |name: String| {
+        let ask = Ask { folder: folder.clone(), name, requests: Requests::default() };
+        let lay = ask.advance(disk)?.map(|answer| answer.local);
+        let told = Answer { local: 7, remote: 5, last_sync: None };
+        answer(disk, &folder, &ask.name, told).map_err(|e| Error::disk("answer", &folder, e))?;
+        match ask.advance(disk)? {
+            Some(read) if read == told => Ok((ask.name, lay)),
+            other => Err(Error::internal(format!("an answer was read as {other:?}"))),
+        }
+    };
+    names.into_iter().map(told).collect()
+}
+
 impl Member {
     /// Answers what other processes ask, as long as this one replicates. Never ends.
     pub(super) async fn answer_others(&self) -> Result<()> {
