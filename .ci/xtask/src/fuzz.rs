@@ -299,7 +299,8 @@ mod tests {
     #[test]
     fn a_failure_says_how_to_repeat_it() {
         let path = folder().join("artifacts/x/crash-1");
-        let text = format!("thread panicked\nartifact_prefix='a/'; Test unit written to {}\nBase64: AA==\n", path.display());
+        let text =
+            format!("thread panicked\nartifact_prefix='a/'; Test unit written to {}\nBase64: AA==\n", path.display());
         let told = failure("x", &text);
         assert!(told.contains("thread panicked"));
         assert!(told.ends_with("repeat: cargo xtask fuzz x --input core/fuzz/artifacts/x/crash-1"), "{told}");

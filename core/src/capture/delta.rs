@@ -59,6 +59,7 @@ impl Capture {
         self.check_room(delta.commit, frames.pages.len() * view.page_size.len() as u64)?;
         let writer = self.spool().create(Level::L0, txids)?;
         let mut encoder = Encoder::new(writer, header, self.config.page_encoding).map_err(encoding)?;
+        encoder.set_aside(self.scratch.aside());
         let mut buf = vec![0; view.page_size.len()];
         let mut cursor = frames.pages.cursor()?;
         while let Some(entry) = cursor.next(&frames.pages)? {

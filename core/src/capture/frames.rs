@@ -3,7 +3,7 @@
 //! Memory does not grow with the run: long ones are not kept, and [`PageMap`] notes which frames count.
 
 use replicate_format::{
-    FRAME_HEADER_LEN, FrameChain, FrameHeader, PageSize, Pgno, ScanLimits, WAL_HEADER_LEN, WalDelta, WalHeader,
+    Aside, FRAME_HEADER_LEN, FrameChain, FrameHeader, PageSize, Pgno, ScanLimits, WAL_HEADER_LEN, WalDelta, WalHeader,
     WalScan, page_checksum,
 };
 
@@ -47,6 +47,11 @@ impl Scratch {
     /// Nothing yet; what does not fit in memory goes there.
     pub(crate) fn new(overflow: Overflow) -> Self {
         Self { kept: Vec::new(), block: Vec::new(), overflow }
+    }
+
+    /// Where an encoder puts what it has to remember.
+    pub(crate) fn aside(&self) -> Box<dyn Aside> {
+        self.overflow.aside()
     }
 
     /// An empty map of pages.

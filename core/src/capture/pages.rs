@@ -1,4 +1,4 @@
-//! The newest frame of each page of a run, in bounded memory.
+//! The newest frame of each page of a run, in bounded memory; and the scratch files that what does not fit goes to.
 //!
 //! Frames are noted in the order of the WAL and given out in the order of pages. Up to a limit they are kept in memory;
 //! beyond it they are sorted and written to a scratch file as one more part, and the parts are merged while they are
@@ -7,9 +7,10 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::io;
 use std::path::PathBuf;
 
-use replicate_format::Pgno;
+use replicate_format::{Aside, Pgno};
 
 use crate::disk::{DiskFile, SharedDisk};
 use crate::error::{Error, Result};
@@ -67,10 +68,38 @@ impl Overflow {
         Error::disk("write scratch file", &self.path, error)
     }
 
-    fn create(&self) -> Result<Box<dyn DiskFile>> {
-        let file = self.disk.create(&self.path).map_err(|e| self.wrap(e))?;
-        self.disk.remove(&self.path).map_err(|e| self.wrap(e))?;
+    fn create(&self) -> io::Result<Box<dyn DiskFile>> {
+        let file = self.disk.create(&self.path)?;
+        self.disk.remove(&self.path)?;
         Ok(file)
+    }
+
+    /// A scratch file for what an encoder has to remember, made when there is something.
+    pub(crate) fn aside(&self) -> Box<dyn Aside> {
+        Box::new(Log { overflow: self.clone(), file: None, len: 0 })
+    }
+}
+
+#[derive(Debug)]
+struct Log {
+    overflow: Overflow,
+    file: Option<Box<dyn DiskFile>>,
+    len: u64,
+}
+
+impl Aside for Log {
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => self.overflow.create()?,
+        };
+        self.file.insert(file).write_at(self.len, bytes)?;
+        self.len += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<usize> {
+        self.file.as_ref().map_or(Ok(0), |file| file.read_at(offset, bytes))
     }
 }
 
@@ -159,7 +188,7 @@ impl PageMap {
         self.sort();
         let file = match self.file.take() {
             Some(file) => file,
-            None => self.overflow.create()?,
+            None => self.overflow.create().map_err(|e| self.overflow.wrap(e))?,
         };
         let file = self.file.insert(file);
         let mut first = self.parts.last().map_or(0, |part| part.first + part.count);

@@ -129,6 +129,7 @@ impl Capture {
         let free = self.free();
         let writer = self.spool().create(level, txids)?;
         let mut encoder = Encoder::new(writer, header, self.config.page_encoding).map_err(encoding)?;
+        encoder.set_aside(self.scratch.aside());
         let mut replacement = self.ledger.replace(view.page_size)?;
         if let Err(error) = self.compare(&mut image, whole, &mut encoder, &mut replacement) {
             if is_full(&error) {
