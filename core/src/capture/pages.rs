@@ -60,6 +60,8 @@ pub(crate) struct Overflow {
 impl Overflow {
     /// Scratch files of this name; a megabyte is that many bytes.
     pub(crate) fn new(disk: SharedDisk, path: PathBuf, megabyte: u64) -> Self {
+        // A loss of power can bring the name of one back. What stays is removed before the next one is made.
+        let _ = disk.remove(&path);
         let limit = usize::try_from(KEEP * megabyte).unwrap_or(usize::MAX) / ENTRY;
         Self { disk, path, limit: limit.max(1) }
     }
