@@ -20,9 +20,9 @@ struct Base {
 }
 
 static BASES: LazyLock<[Base; 2]> = LazyLock::new(|| {
-    [1, 32].map(|recipients| {
-        let made = generate_identity(IdentityKind::X25519).expect("chance");
-        // With many recipients the header is longer than what is asked for first.
+    // With many recipients the header is longer than what is asked for first.
+    [(IdentityKind::X25519, 1), (IdentityKind::PostQuantum, 4)].map(|(kind, recipients)| {
+        let made = generate_identity(kind).expect("chance");
         let list = vec![made.recipient; recipients].join("\n");
         let recipients = Some(Recipients::parse(&list).expect("public keys"));
         let identities = Some(Identities::parse(&made.identity).expect("a private key"));

@@ -85,7 +85,11 @@ impl Ask {
         let (ask, answer) = (self.path(ASK), self.path(ANSWER));
         let wrap = |e| Error::disk("ask the process that replicates", &ask, e);
         if disk.stat(&answer).map_err(wrap)?.is_some() {
-            let bytes = read_all(disk, &answer, 4096).map_err(wrap)?;
+            let bytes = match read_all(disk, &answer, 4096) {
+                // Longer than any answer.
+                Err(e) if e.kind() == std::io::ErrorKind::InvalidData => Vec::new(),
+                other => other.map_err(wrap)?,
+            };
             disk.remove(&answer).map_err(wrap)?;
             // One that cannot be read is no answer; the request is put anew below, at the next turn.
             return Ok(serde_json::from_slice(&bytes).ok());
@@ -388,6 +392,10 @@ mod tests {
         assert_eq!(requests_of(now), std::slice::from_ref(&ask.name));
 
         disk.create(&ask.path(ANSWER)).unwrap();
+        assert_eq!(ask.advance(&disk).unwrap(), None);
+        assert_eq!(requests_of(now), std::slice::from_ref(&ask.name));
+
+        std::fs::write(ask.path(ANSWER), vec![b' '; 5000]).unwrap();
         assert_eq!(ask.advance(&disk).unwrap(), None);
         assert_eq!(requests_of(now), std::slice::from_ref(&ask.name));
 
