@@ -11,6 +11,8 @@ pub mod config;
 pub mod disk;
 pub mod error;
 pub mod event;
+#[cfg(feature = "testing")]
+pub mod fuzzing;
 pub mod seal;
 #[cfg(feature = "testing")]
 pub mod simulation;

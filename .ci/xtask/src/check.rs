@@ -4,6 +4,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use crate::Outcome;
+use crate::fuzz;
 use crate::layers;
 use crate::links;
 use crate::options;
@@ -117,13 +118,11 @@ fn paths(list: &str) -> Vec<String> {
     paths.map(str::to_owned).collect()
 }
 
-/// The fuzz targets compile, and every file of theirs is one. Running them needs a nightly compiler and cargo-fuzz.
+/// The fuzz targets compile, and every file of theirs is one. `cargo xtask fuzz` runs them.
 fn fuzz_targets() -> Outcome {
     let manifest = sh::read(&sh::root().join("core/fuzz/Cargo.toml"))?;
-    let folder = sh::root().join("core/fuzz/fuzz_targets");
-    let entries = std::fs::read_dir(&folder).map_err(|e| format!("cannot list {}: {e}", folder.display()))?;
-    for name in entries.filter_map(|entry| Some(entry.ok()?.file_name())) {
-        let path = format!("path = \"fuzz_targets/{}\"", name.to_string_lossy());
+    for name in fuzz::targets()? {
+        let path = format!("path = \"fuzz_targets/{name}.rs\"");
         if !manifest.contains(&path) {
             return Err(format!("core/fuzz/Cargo.toml lacks a target with {path}"));
         }
@@ -131,7 +130,7 @@ fn fuzz_targets() -> Outcome {
     let mut command = sh::cargo(&["check", "--quiet", "--locked", "--manifest-path", "core/fuzz/Cargo.toml"]);
     // Nothing is linked, so the fuzzer's own C++ need not be compiled.
     command.env("CUSTOM_LIBFUZZER_PATH", "/nowhere/libfuzzer.a");
-    sh::run(command.arg("--target-dir").arg(sh::target().join("fuzz")))
+    sh::run(command.arg("--target-dir").arg(sh::target().join("fuzz/check")))
 }
 
 /// Our own documents, with every broken link an error.

@@ -5,6 +5,7 @@
 
 mod check;
 mod demo;
+mod fuzz;
 mod launch;
 mod layers;
 mod links;
@@ -75,6 +76,12 @@ const COMMANDS: &[Command] = &[
         usage: "[--seed N] [--for 10m]",
         about: "the engine under simulated time, disk and network",
         run: |a| launch::run("sim", a),
+    },
+    Command {
+        name: "fuzz",
+        usage: "[target …] [--for 30s]",
+        about: "everything that parses, with bytes of all kinds",
+        run: fuzz::run,
     },
     Command {
         name: "torture",

@@ -8,6 +8,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::Outcome;
+use crate::fuzz;
 use crate::readme;
 use crate::sh;
 use crate::tools;
@@ -25,6 +26,7 @@ const PARTS: &[Part] = &[
     Part { name: "docs", tests: "Cargo.toml", run: doc_tests },
     Part { name: "locks", tests: "core/locklab/test_locks.py", run: |_, counts| locks_into(counts) },
     Part { name: "python", tests: "py/tests", run: |_, counts| python(counts) },
+    Part { name: "fuzz", tests: "core/fuzz/fuzz_targets", run: |_, counts| fuzz::into(counts) },
     Part { name: "readme", tests: "README.md", run: |_, counts| readme::run(counts) },
 ];
 
@@ -173,7 +175,7 @@ fn stress_arguments(arguments: &[String]) -> Outcome<Stress> {
 }
 
 /// `90s` or `10m`, in seconds.
-fn seconds(text: &str) -> Outcome<u64> {
+pub(crate) fn seconds(text: &str) -> Outcome<u64> {
     let bad = || format!("{text:?} is no time such as 90s or 10m");
     let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(bad)?;
     let factor = match unit {

@@ -165,6 +165,12 @@ pub(crate) fn c_compiler() -> Outcome {
     present(&compiler, &["--version"], "install a C compiler (Debian: apt-get install build-essential)")
 }
 
+/// Fails early where libFuzzer could not be compiled.
+pub(crate) fn cxx_compiler() -> Outcome {
+    let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_owned());
+    present(&compiler, &["--version"], "install a C++ compiler (Debian: apt-get install build-essential)")
+}
+
 /// What shows which symbols a library exports.
 pub(crate) fn symbol_lister() -> Outcome {
     present("nm", &["--version"], "install binutils (Debian: apt-get install binutils)")

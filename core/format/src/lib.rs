@@ -47,7 +47,7 @@ pub use checksum::{CHECKSUM_FLAG, Crc64, RollingChecksum, crc64, page_checksum};
 pub use db_header::{DB_HEADER_LEN, DB_MAGIC, DbHeader};
 pub use error::FormatError;
 pub use ltx::{
-    Decoder, Encoded, Encoder, FILE_MIN, FLAG_NO_CHECKSUM, FileName, HEADER_LEN, Header, IndexEntry, MAGIC,
+    Aside, Decoder, Encoded, Encoder, FILE_MIN, FLAG_NO_CHECKSUM, FileName, HEADER_LEN, Header, IndexEntry, MAGIC,
     MergedPages, Merger, PAGE_HEADER_LEN, PageEncoder, PageEncoding, PageIndex, TAIL_MIN, TRAILER_LEN, Trailer,
     decode_page_frame, encode_page_frame, ltx_file_name, parse_ltx_file_name, tail_needed,
 };

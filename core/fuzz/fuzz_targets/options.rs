@@ -14,6 +14,11 @@ mod time;
 fuzz_target!(|text: &str| {
     let mut options = Options::new();
     for (name, value) in text.lines().filter_map(|line| line.split_once('=')) {
+        // These would be read: an input must not depend on files of this machine.
+        let files = [ConfigKey::AgeRecipientsFile, ConfigKey::AgeIdentityFile];
+        if ConfigKey::from_name(name).is_some_and(|key| files.contains(&key)) {
+            continue;
+        }
         match options.set(name, value) {
             Ok(()) => assert!(ConfigKey::from_name(name).is_some()),
             Err(error) => assert_eq!(error.kind(), ErrorKind::Config),

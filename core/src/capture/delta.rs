@@ -28,7 +28,7 @@ impl Capture {
             return Ok(None);
         }
         let frames = Frames::read(door, view, from, chain, Some(RUN * self.config.megabyte), &mut self.scratch)?;
-        if has_gap(&frames, self.position.commit, view.page_size) {
+        if has_gap(&frames, self.position.commit, view.page_size)? {
             return Ok(self.rebase(door, view, RebaseReason::GrowthGap)?);
         }
         let written = self.write_delta(door, view, from, &frames);
@@ -56,13 +56,15 @@ impl Capture {
             wal_salt2: view.salts.salt2,
             ..Header::untracked(view.page_size, delta.commit, txids, created.0)
         };
-        self.check_room(delta.commit, delta.pages.len() as u64 * view.page_size.len() as u64)?;
+        self.check_room(delta.commit, frames.pages.len() * view.page_size.len() as u64)?;
         let writer = self.spool().create(Level::L0, txids)?;
         let mut encoder = Encoder::new(writer, header, self.config.page_encoding).map_err(encoding)?;
+        encoder.set_aside(self.scratch.aside());
         let mut buf = vec![0; view.page_size.len()];
-        for &(pgno, offset) in &delta.pages {
+        let mut cursor = frames.pages.cursor()?;
+        while let Some(entry) = cursor.next(&frames.pages)? {
             self.config.pulse.beat(SIGN_OF_LIFE);
-            encoder.page(pgno, frames.page(door, pgno, offset, &mut buf)?).map_err(encoding)?;
+            encoder.page(entry.pgno, frames.page(door, &entry, &mut buf)?).map_err(encoding)?;
         }
         let (encoded, writer) = encoder.finish().map_err(encoding)?;
         let captured = u32::try_from(delta.frames).map_err(|_| Error::internal("more frames than a WAL can hold"))?;
@@ -72,10 +74,14 @@ impl Capture {
         // From here on nothing may fail: the file is one that the store may get at any moment.
         self.position.txid = txid;
         self.position.commit = delta.commit;
-        let known = delta.pages.iter().filter(|_| !mutant!(LedgerStale));
-        let checksums = known.map(|&(pgno, offset)| (pgno, frames.checksum(offset)));
         let pages = if mutant!(LedgerSizeStale) { self.ledger.pages() } else { delta.commit };
-        self.ledger.record(txid, pages, checksums);
+        if let Err(error) = self.note(txid, pages, &frames.pages) {
+            // What the ledger says of these pages is not true any more; on the disk it is that of an earlier capture,
+            // which the spool makes whole.
+            tracing::warn!(db = %self.config.database.display(), %error, "the ledger is lost, comparing with the database");
+            self.position.due = Some(RebaseReason::SpoolDamaged);
+            let _ = self.ledger.reset();
+        }
         self.position.mark =
             Some(WalMark { salts: view.salts, frame: from + captured, checksum: delta.chain.checksum() });
         Ok(Event::Captured { txid, pages: encoded.pages, bytes: file.size, rebase: None })
@@ -84,13 +90,12 @@ impl Capture {
 
 /// Whether the database grew by pages that no frame holds. SQLite writes every new page to the WAL, so then
 /// something was missed.
-pub(super) fn has_gap(frames: &Frames, before: u32, page_size: PageSize) -> bool {
+pub(super) fn has_gap(frames: &Frames, before: u32, page_size: PageSize) -> Result<bool> {
     let grown = u64::from(frames.delta.commit.saturating_sub(before));
-    let first = frames.delta.pages.partition_point(|(pgno, _)| pgno.get() <= before);
-    let found = (frames.delta.pages.len() - first) as u64;
+    let found = frames.pages.count_after(before)?;
     let lock = page_size.lock_page().get();
     let spared = u64::from(before < lock && lock <= frames.delta.commit);
-    found + spared < grown
+    Ok(found + spared < grown)
 }
 
 /// A failure of the encoder: of the disk below it, or a defect.

@@ -1,10 +1,13 @@
 //! Reading a run of frames: proven frame by frame, once, and kept or found again unchanged.
+//!
+//! Memory does not grow with the run: long ones are not kept, and [`PageMap`] notes which frames count.
 
 use replicate_format::{
-    FRAME_HEADER_LEN, FrameChain, FrameHeader, PageSize, Pgno, ScanLimits, WAL_HEADER_LEN, WalDelta, WalHeader,
+    Aside, FRAME_HEADER_LEN, FrameChain, FrameHeader, PageSize, Pgno, ScanLimits, WAL_HEADER_LEN, WalDelta, WalHeader,
     WalScan, page_checksum,
 };
 
+use super::pages::{Entry, Overflow, PageMap};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sqlite::{Door, WalView};
 
@@ -26,17 +29,35 @@ pub(crate) struct Frames {
     start: u64,
     /// The bytes, if they are kept.
     kept: Option<Vec<u8>>,
-    /// A checksum for each frame of the run, by which a second read proves itself.
-    checksums: Vec<u64>,
-    /// What is in it: the newest frame of each page.
+    /// The newest frame of each page.
+    pub(crate) pages: PageMap,
+    /// What else is known of it; its own list of pages is empty.
     pub(crate) delta: WalDelta,
 }
 
 /// Memory that one run after the other is read into: allocated once, whichever thread reads.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Scratch {
     kept: Vec<u8>,
     block: Vec<u8>,
+    overflow: Overflow,
+}
+
+impl Scratch {
+    /// Nothing yet; what does not fit in memory goes there.
+    pub(crate) fn new(overflow: Overflow) -> Self {
+        Self { kept: Vec::new(), block: Vec::new(), overflow }
+    }
+
+    /// Where an encoder puts what it has to remember.
+    pub(crate) fn aside(&self) -> Box<dyn Aside> {
+        self.overflow.aside()
+    }
+
+    /// An empty map of pages.
+    pub(crate) fn map(&self) -> PageMap {
+        PageMap::new(self.overflow.clone())
+    }
 }
 
 /// Why a run could not be read.
@@ -104,7 +125,7 @@ impl Frames {
     ) -> Result<Self, FramesError> {
         let page_size = view.page_size;
         let (start, end) = (frame_offset(page_size, from), frame_offset(page_size, view.max_frame));
-        let mut scan = WalScan::new(chain, start, ScanLimits { max_bytes, end: Some(end) });
+        let mut scan = WalScan::without_pages(chain, start, ScanLimits { max_bytes, end: Some(end) });
         let span = max_bytes.map_or(end - start, |max| max.min(end - start));
         let mut kept = (span <= KEEP).then(|| std::mem::take(&mut scratch.kept));
         if let Some(kept) = &mut kept {
@@ -112,7 +133,7 @@ impl Frames {
             // All of it at once, not a series of ever larger pieces.
             kept.reserve(usize::try_from(KEEP + BLOCK).unwrap_or(0));
         }
-        let mut checksums = Vec::new();
+        let (mut pages, mut frame_number) = (scratch.map(), 0);
         let block = &mut scratch.block;
         while !scan.is_done() && scan.offset() < end {
             read_block(door, page_size, scan.offset(), end, block)?;
@@ -122,7 +143,8 @@ impl Frames {
                 }
                 let (head, page) = frame.split_at(FRAME_HEADER_LEN);
                 let pgno = Pgno::new(u32::from_be_bytes([head[0], head[1], head[2], head[3]])).unwrap_or(Pgno::FIRST);
-                checksums.push(page_checksum(pgno, page));
+                pages.push(Entry { pgno, frame: frame_number, checksum: page_checksum(pgno, page) })?;
+                frame_number += 1;
                 if let Some(kept) = &mut kept {
                     kept.extend_from_slice(frame);
                 }
@@ -137,10 +159,12 @@ impl Frames {
         } else {
             whole && delta.end == end && delta.chain.checksum() == view.frame_checksum
         };
-        if !proven {
+        // A run that is proven ends with a commit, so every frame that was noted counts.
+        if !proven || delta.frames != u64::from(frame_number) {
             return Err(FramesError::Broken);
         }
-        Ok(Self { page_size, start, kept, checksums, delta })
+        pages.finish(delta.commit)?;
+        Ok(Self { page_size, start, kept, pages, delta })
     }
 
     /// Gives the memory back for the next run.
@@ -150,25 +174,17 @@ impl Frames {
         }
     }
 
-    fn index(&self, offset: u64) -> usize {
-        usize::try_from((offset - self.start) / self.page_size.frame_len() as u64).unwrap_or(usize::MAX)
-    }
-
-    /// The LTX checksum of the page in the frame at this offset.
-    pub(crate) fn checksum(&self, offset: u64) -> u64 {
-        self.checksums.get(self.index(offset)).copied().unwrap_or(0)
-    }
-
-    /// The page in the frame at this offset.
-    pub(crate) fn page<'a>(&'a self, door: &dyn Door, pgno: Pgno, offset: u64, buf: &'a mut [u8]) -> Result<&'a [u8]> {
+    /// The page in a frame of the run.
+    pub(crate) fn page<'a>(&'a self, door: &dyn Door, entry: &Entry, buf: &'a mut [u8]) -> Result<&'a [u8]> {
+        let offset = u64::from(entry.frame) * self.page_size.frame_len() as u64 + FRAME_HEADER_LEN as u64;
         if let Some(kept) = &self.kept {
-            let at = usize::try_from(offset - self.start).unwrap_or(usize::MAX) + FRAME_HEADER_LEN;
+            let at = usize::try_from(offset).unwrap_or(usize::MAX);
             return kept
-                .get(at..at + self.page_size.len())
+                .get(at..at.saturating_add(self.page_size.len()))
                 .ok_or_else(|| Error::internal("frame outside of the run that was read"));
         }
-        door.read_wal(offset + FRAME_HEADER_LEN as u64, buf)?;
-        if page_checksum(pgno, buf) != self.checksum(offset) {
+        door.read_wal(self.start + offset, buf)?;
+        if page_checksum(entry.pgno, buf) != entry.checksum {
             return Err(Error::new(ErrorKind::Busy, "the WAL changed while it was read"));
         }
         Ok(buf)

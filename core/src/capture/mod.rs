@@ -7,6 +7,7 @@
 
 mod delta;
 mod frames;
+mod pages;
 mod plan;
 mod rebase;
 mod room;
@@ -34,6 +35,7 @@ use crate::spool::{LocalChain, Spool, SpoolFile, replica_id};
 use crate::sqlite::{Attach, Door, Identity, WalView};
 
 use self::frames::{Frames, FramesError, Scratch, chain_from_header, chain_from_mark, frame_offset};
+use self::pages::{Entry, Overflow, PageMap};
 use self::plan::{CapturePlan, Position, WalMark, plan};
 
 pub(crate) use self::watch::{InotifyWatch, Watch};
@@ -163,6 +165,7 @@ impl Capture {
     ) -> Result<Self> {
         let (state, record) = StateFile::open(&disk, folder)?;
         let newest = lock(&spool).newest();
+        let overflow = Overflow::new(disk.clone(), folder.join("frames"), config.megabyte);
         let ledger = Ledger::open(disk, folder, newest)?;
         let replica = replica_id(&config.replica);
         let position = Position {
@@ -194,7 +197,7 @@ impl Capture {
             synced: (nowhere.salts, 0),
             wanted: 0,
             alarms: 0,
-            scratch: Scratch::default(),
+            scratch: Scratch::new(overflow),
         };
         match record {
             Some(record) if record.replica == replica => capture.recall(&record)?,
@@ -306,10 +309,10 @@ impl Capture {
             return Err(Error::new(ErrorKind::Corrupt, message));
         }
         let mut page = vec![0; header.page_size.len()];
-        let mut checksums = Vec::new();
+        let mut pages = self.scratch.map();
         while let Some(pgno) = decoder.next_page(&mut page).map_err(wrong)? {
             if !covered {
-                checksums.push((pgno, page_checksum(pgno, &page)));
+                pages.push(Entry { pgno, frame: 0, checksum: page_checksum(pgno, &page) })?;
             }
         }
         decoder.finish().map_err(wrong)?;
@@ -318,10 +321,26 @@ impl Capture {
         if covered {
             return Ok(());
         }
-        self.ledger.record(file.txids.max(), header.commit, checksums.into_iter());
+        pages.finish(header.commit)?;
+        self.note(file.txids.max(), header.commit, &pages)?;
         self.position.txid = file.txids.max();
         self.position.commit = header.commit;
         Ok(())
+    }
+
+    /// Brings the ledger from before a capture to after it. If it fails the ledger is neither.
+    fn note(&mut self, txid: Txid, commit: u32, pages: &PageMap) -> Result<()> {
+        let mut cursor = pages.cursor()?;
+        let mut failed = None;
+        let entries = std::iter::from_fn(|| {
+            cursor.next(pages).unwrap_or_else(|error| {
+                failed = Some(error);
+                None
+            })
+        });
+        let known = entries.filter(|_| !mutant!(LedgerStale)).map(|entry| (entry.pgno, entry.checksum));
+        self.ledger.record(txid, commit, known);
+        failed.map_or(Ok(()), Err)
     }
 
     /// Forgets all local knowledge; what was spooled belonged to it.

@@ -8,6 +8,7 @@ use replicate_format::{Encoder, Header, Level, PageSize, Pgno, TxidRange, page_c
 
 use super::delta::encoding;
 use super::frames::Scratch;
+use super::pages::{Cursor, Entry};
 use super::room::{LOOK_EVERY, is_full};
 use super::{Capture, Frames, FramesError, SIGN_OF_LIFE, WalMark, chain_from_header};
 use crate::error::{Error, ErrorKind, Result};
@@ -24,14 +25,38 @@ struct Image<'a> {
     door: &'a dyn Door,
     page_size: PageSize,
     commit: u32,
-    frames: Option<Frames>,
+    frames: Option<Newer>,
     /// Pages of the database file, from `first` on.
     block: Vec<u8>,
     first: u32,
 }
 
+/// Pages whose newest copy is in the WAL.
+struct Newer {
+    frames: Frames,
+    cursor: Cursor,
+    /// The next of them.
+    next: Option<Entry>,
+}
+
+impl Newer {
+    fn new(frames: Frames) -> Result<Self> {
+        let mut cursor = frames.pages.cursor()?;
+        let next = cursor.next(&frames.pages)?;
+        Ok(Self { frames, cursor, next })
+    }
+
+    /// The frame that holds this page, if one does; pages are asked for in ascending order.
+    fn find(&mut self, pgno: Pgno) -> Result<Option<Entry>> {
+        while self.next.is_some_and(|next| next.pgno < pgno) {
+            self.next = self.cursor.next(&self.frames.pages)?;
+        }
+        Ok(self.next.filter(|next| next.pgno == pgno))
+    }
+}
+
 impl<'a> Image<'a> {
-    fn open(door: &'a dyn Door, view: &WalView) -> Result<Self> {
+    fn open(door: &'a dyn Door, view: &WalView, scratch: &mut Scratch) -> Result<Self> {
         let commit = if view.page_count > 0 { view.page_count } else { door.file_pages(view.page_size)? };
         // Frames that are all copied back need not be read, and may be overwritten while we read.
         let frames = if view.backfilled < view.max_frame && !mutant!(WalLeftOut) {
@@ -40,7 +65,8 @@ impl<'a> Image<'a> {
                 FramesError::Broken => Error::new(ErrorKind::Busy, "the WAL and its index do not agree"),
             };
             let chain = chain_from_header(door, view).map_err(broken)?;
-            Some(Frames::read(door, view, 0, chain, None, &mut Scratch::default()).map_err(broken)?)
+            let frames = Frames::read(door, view, 0, chain, None, scratch).map_err(broken)?;
+            Some(Newer::new(frames)?)
         } else {
             None
         };
@@ -49,13 +75,10 @@ impl<'a> Image<'a> {
 
     /// A page and its checksum; pages are asked for in ascending order.
     fn page<'b>(&'b mut self, pgno: Pgno, buf: &'b mut [u8]) -> Result<(&'b [u8], u64)> {
-        let in_wal = self.frames.as_ref().and_then(|frames| {
-            let pages = &frames.delta.pages;
-            pages.binary_search_by_key(&pgno, |(pgno, _)| *pgno).ok().map(|i| pages[i].1)
-        });
-        if let (Some(offset), Some(frames)) = (in_wal, &self.frames) {
-            let checksum = frames.checksum(offset);
-            return Ok((frames.page(self.door, pgno, offset, buf)?, checksum));
+        if let Some(newer) = &mut self.frames
+            && let Some(entry) = newer.find(pgno)?
+        {
+            return Ok((newer.frames.page(self.door, &entry, buf)?, entry.checksum));
         }
         let len = self.page_size.len();
         let in_block = |first: u32, block: &[u8]| {
@@ -88,7 +111,7 @@ impl Capture {
     ) -> Result<Option<Event>> {
         // An image takes its time: nobody waits for it.
         door.unseal()?;
-        let mut image = Image::open(door, view)?;
+        let mut image = Image::open(door, view, &mut self.scratch)?;
         let resized = self.position.page_size.is_some_and(|size| size != view.page_size);
         let full = !self.ledger_matches(view.page_size);
         let snapshot = (self.snapshot_due || resized) && !self.position.txid.is_zero();
@@ -106,6 +129,7 @@ impl Capture {
         let free = self.free();
         let writer = self.spool().create(level, txids)?;
         let mut encoder = Encoder::new(writer, header, self.config.page_encoding).map_err(encoding)?;
+        encoder.set_aside(self.scratch.aside());
         let mut replacement = self.ledger.replace(view.page_size)?;
         if let Err(error) = self.compare(&mut image, whole, &mut encoder, &mut replacement) {
             if is_full(&error) {

@@ -123,9 +123,9 @@ impl Capture {
         door.unseal()?;
         if let Some((view, from, frames)) = tail?.filter(|_| !mutant!(SealedTailDropped)) {
             // If this fails the frames may be gone from the WAL by the time they could be read again.
-            let (position, gap) = (self.position.clone(), has_gap(&frames, self.position.commit, view.page_size));
+            let position = self.position.clone();
             (self.position.unbroken, self.position.mark) = (false, None);
-            if !gap {
+            if !has_gap(&frames, position.commit, view.page_size)? {
                 let written = self.write_delta(door, &view, from, &frames);
                 frames.reclaim(&mut self.scratch);
                 events.push(written?);

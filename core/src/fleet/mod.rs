@@ -11,4 +11,6 @@ mod testing;
 mod tests;
 
 pub(crate) use self::member::{Env, Member};
+#[cfg(feature = "testing")]
+pub(crate) use self::relay::read_all_messages;
 pub(crate) use self::shared::{Queue, Shared};

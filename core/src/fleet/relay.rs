@@ -85,7 +85,11 @@ impl Ask {
         let (ask, answer) = (self.path(ASK), self.path(ANSWER));
         let wrap = |e| Error::disk("ask the process that replicates", &ask, e);
         if disk.stat(&answer).map_err(wrap)?.is_some() {
-            let bytes = read_all(disk, &answer, 4096).map_err(wrap)?;
+            let bytes = match read_all(disk, &answer, 4096) {
+                // Longer than any answer.
+                Err(e) if e.kind() == std::io::ErrorKind::InvalidData => Vec::new(),
+                other => other.map_err(wrap)?,
+            };
             disk.remove(&answer).map_err(wrap)?;
             // One that cannot be read is no answer; the request is put anew below, at the next turn.
             return Ok(serde_json::from_slice(&bytes).ok());
@@ -123,6 +127,25 @@ fn answer(disk: &dyn Disk, folder: &Path, name: &str, answer: Answer) -> std::io
     let bytes = serde_json::to_vec(&answer).map_err(std::io::Error::other)?;
     write_atomic(disk, &folder.join(format!("{name}{ANSWER}")), &bytes)?;
     disk.remove(&folder.join(format!("{name}{ASK}")))
+}
+
+/// For fuzzing: reads a folder of messages as both sides do. The requests that were seen, each of which is answered
+/// afterwards, and what its asker made of the answer that lay there.
+#[cfg(feature = "testing")]
+pub(crate) fn read_all_messages(disk: &dyn Disk, state: &Path, now: Timestamp) -> Result<Vec<(String, Option<u64>)>> {
+    let folder = folder_of(state);
+    let names = requests(disk, &folder, now).map_err(|e| Error::disk("look for requests", &folder, e))?;
+    let told = |name: String| {
+        let ask = Ask { folder: folder.clone(), name, requests: Requests::default() };
+        let lay = ask.advance(disk)?.map(|answer| answer.local);
+        let told = Answer { local: 7, remote: 5, last_sync: None };
+        answer(disk, &folder, &ask.name, told).map_err(|e| Error::disk("answer", &folder, e))?;
+        match ask.advance(disk)? {
+            Some(read) if read == told => Ok((ask.name, lay)),
+            other => Err(Error::internal(format!("an answer was read as {other:?}"))),
+        }
+    };
+    names.into_iter().map(told).collect()
 }
 
 impl Member {
@@ -369,6 +392,10 @@ mod tests {
         assert_eq!(requests_of(now), std::slice::from_ref(&ask.name));
 
         disk.create(&ask.path(ANSWER)).unwrap();
+        assert_eq!(ask.advance(&disk).unwrap(), None);
+        assert_eq!(requests_of(now), std::slice::from_ref(&ask.name));
+
+        std::fs::write(ask.path(ANSWER), vec![b' '; 5000]).unwrap();
         assert_eq!(ask.advance(&disk).unwrap(), None);
         assert_eq!(requests_of(now), std::slice::from_ref(&ask.name));
 

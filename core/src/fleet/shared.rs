@@ -105,7 +105,7 @@ impl Inner {
 }
 
 /// Requests up to a moment.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Requests {
     pub(super) last: u64,
     era: u64,

@@ -40,8 +40,16 @@ pub(crate) struct Header {
 impl Header {
     /// A header that gives this file key to those for whom the stanzas are.
     pub(crate) fn new(file_key: &FileKey, stanzas: Vec<Stanza>) -> Self {
+        let mut bytes = Self::written(&stanzas);
+        let mac = *header_mac(file_key, &bytes);
+        push_code(&mut bytes, &mac);
+        Self { bytes, stanzas, mac }
+    }
+
+    /// Everything before the code.
+    fn written(stanzas: &[Stanza]) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
-        for stanza in &stanzas {
+        for stanza in stanzas {
             bytes.extend_from_slice(b"-> ");
             bytes.extend_from_slice(stanza.tag.as_bytes());
             for arg in &stanza.args {
@@ -60,16 +68,20 @@ impl Header {
             }
         }
         bytes.extend_from_slice(b"---");
-        let mac = *header_mac(file_key, &bytes);
-        bytes.push(b' ');
-        bytes.extend_from_slice(BASE64_STANDARD_NO_PAD.encode(mac).as_bytes());
-        bytes.push(b'\n');
-        Self { bytes, stanzas, mac }
+        bytes
     }
 
     /// Its bytes with the last line feed.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// For fuzzing: the bytes of a header with the same stanzas and the same code.
+    #[cfg(feature = "testing")]
+    pub(crate) fn rebuilt(&self) -> Vec<u8> {
+        let mut bytes = Self::written(&self.stanzas);
+        push_code(&mut bytes, &self.mac);
+        bytes
     }
 
     /// Its stanzas.
@@ -86,6 +98,12 @@ impl Header {
         }
         Ok(file_key)
     }
+}
+
+fn push_code(bytes: &mut Vec<u8>, mac: &[u8; 32]) {
+    bytes.push(b' ');
+    bytes.extend_from_slice(BASE64_STANDARD_NO_PAD.encode(mac).as_bytes());
+    bytes.push(b'\n');
 }
 
 fn header_mac(file_key: &FileKey, bytes: &[u8]) -> crypto::Secret32 {

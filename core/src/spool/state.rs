@@ -146,7 +146,9 @@ fn decode(bytes: &[u8]) -> Option<Slot> {
     let line = bytes.iter().position(|b| *b == b'\n')? + 1;
     let crc = std::str::from_utf8(bytes.get(line..line + 16)?).ok()?;
     let intact = u64::from_str_radix(crc, 16).is_ok_and(|crc| crc == crc64(&bytes[..line]));
-    intact.then(|| serde_json::from_slice(&bytes[..line - 1]).ok()).flatten()
+    let slot: Option<Slot> = intact.then(|| serde_json::from_slice(&bytes[..line - 1]).ok()).flatten();
+    // No record could follow the last number, and none of ours has it.
+    slot.filter(|slot| slot.sequence < u64::MAX)
 }
 
 #[cfg(test)]
@@ -183,5 +185,15 @@ mod tests {
         state.file.write_at(SLOT as u64 + 20, b"xxxx").expect("writes");
         let (_, read) = StateFile::open(&disk, folder.path()).expect("opens");
         assert_eq!(read, Some(record(2)));
+    }
+
+    #[test]
+    fn a_record_that_none_could_follow_does_not_count() {
+        let folder = tempfile::tempdir().expect("folder");
+        let bytes = encode(&Slot { sequence: u64::MAX, record: record(9) }).expect("it fits");
+        std::fs::write(folder.path().join("state"), bytes).expect("written");
+        let (mut state, read) = StateFile::open(&(Arc::new(RealDisk) as SharedDisk), folder.path()).expect("opens");
+        assert_eq!(read, None);
+        state.write(&record(1)).expect("writes");
     }
 }

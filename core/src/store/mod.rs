@@ -158,9 +158,15 @@ impl LtxStore {
         }
     }
 
-    /// Bytes of a file as they lie in the store.
+    /// Bytes of a file as they lie in the store; never more than were asked for.
     pub async fn get(&self, file: &LtxInfo, range: Option<Range<u64>>) -> Result<Bytes, BlobError> {
-        self.blob.get(&file.key, range).await
+        let most = range.as_ref().map(|range| range.end.saturating_sub(range.start));
+        let bytes = self.blob.get(&file.key, range).await?;
+        if most.is_some_and(|most| bytes.len() as u64 > most) {
+            let message = format!("the store sent more than it was asked for key={}", file.key);
+            return Err(Error::new(ErrorKind::Unsupported, message).into());
+        }
+        Ok(bytes)
     }
 
     /// Opens files as their bytes arrive.

@@ -1,6 +1,7 @@
 //! The border: what is sealed comes back in ranges, and nothing else does.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -15,9 +16,9 @@ use crate::clock::SystemClock;
 use crate::seal::testing::{bad, class, good, keys, keys_of, kit};
 use crate::seal::{CHUNK, Identities, IdentityKind, KeysBuilder, Recipients, generate_identity};
 
-/// A memory store that counts requests for bytes.
+/// A memory store that counts requests for bytes, and may send more than it is asked for.
 #[derive(Debug)]
-struct Counting(MemoryStore, Mutex<Vec<Range<u64>>>);
+struct Counting(MemoryStore, Mutex<Vec<Range<u64>>>, AtomicU64);
 
 #[async_trait]
 impl BlobStore for Counting {
@@ -35,7 +36,8 @@ impl BlobStore for Counting {
     }
     async fn get(&self, key: &ObjectKey, range: Option<Range<u64>>) -> BlobResult<Bytes> {
         self.1.lock().expect("not poisoned").extend(range.clone());
-        self.0.get(key, range).await
+        let more = self.2.load(Ordering::Relaxed);
+        self.0.get(key, range.map(|range| range.start..range.end + more)).await
     }
     async fn head(&self, key: &ObjectKey) -> BlobResult<ObjectMeta> {
         self.0.head(key).await
@@ -58,7 +60,7 @@ fn txids() -> TxidRange {
 
 /// A store with one object at level 0.
 fn holding(keys: Arc<Keys>, bytes: &[u8]) -> (LtxStore, Arc<Counting>, LtxInfo) {
-    let blob = Arc::new(Counting(MemoryStore::new(Arc::new(SystemClock::new())), Mutex::default()));
+    let blob = Arc::new(Counting(MemoryStore::new(Arc::new(SystemClock::new())), Mutex::default(), AtomicU64::new(0)));
     let store = LtxStore::new(blob.clone(), keys);
     let key = store.layout.key(Level::L0, txids()).expect("a key");
     let options = PutOptions { mode: PutMode::Create, created: Timestamp(1) };
@@ -179,7 +181,7 @@ impl BodySource for Changing {
 
 #[test]
 fn a_body_that_changes_while_it_is_sealed_is_never_sealed_twice_under_one_key() {
-    let keys = sealing_keys(IdentityKind::X25519, false);
+    let keys = sealing_keys(IdentityKind::X25519, true);
     let body = Arc::new(Changing(Mutex::new(pattern(100_000))));
     let sealed = Sealed::new(&keys, Place { level: Level::L0, txids: txids() }, body.clone()).expect("sealed");
     block_on(async {
@@ -231,6 +233,27 @@ fn sealed_and_plain_files_are_told_apart_and_the_way_out_is_named() {
     assert!(error.to_string().contains("REPLICATE_AGE_IDENTITY"), "{error}");
     let error = store.opening().of(&info).feed(file.bytes.into(), true).expect_err("sealed");
     assert_eq!(error, crate::seal::SealError::NoIdentity);
+}
+
+#[test]
+fn a_store_that_sends_more_than_it_was_asked_for_is_refused() {
+    // The end of a file was taken to begin where it would with so many bytes, before the file.
+    for len in [300, 200_000] {
+        let keys = sealing_keys(IdentityKind::X25519, true);
+        let sealed = Sealed::new(&keys, Place { level: Level::L0, txids: txids() }, Arc::new(pattern(len)));
+        let body = sealed.expect("sealed").body;
+        let whole = block_on(body.read(0..body.len())).expect("read");
+        let (store, blob, info) = holding(keys, &whole);
+        block_on(store.open(&info)).expect("an honest store");
+        for more in [1, 150_000] {
+            blob.2.store(more, Ordering::Relaxed);
+            // What reaches over the end is cut there.
+            let opened = block_on(store.open(&info));
+            assert_eq!(opened.err().map(|e| e.kind()), (len > 300).then_some(ErrorKind::Unsupported), "{len} {more}");
+            let read = block_on(store.get(&info, Some(0..10))).map_err(Error::from);
+            assert_eq!(read.err().map(|e| e.kind()), Some(ErrorKind::Unsupported), "{len} {more}");
+        }
+    }
 }
 
 proptest! {

@@ -11,7 +11,7 @@ use crate::Pgno;
 use crate::checksum::{CHECKSUM_FLAG, Crc64, RollingChecksum};
 use crate::error::{FormatError, Result};
 use crate::ltx::frame::{self, FrameStart, PAGE_HEADER_LEN, PageEncoder, PageEncoding};
-use crate::ltx::frame_log::FrameLog;
+use crate::ltx::frame_log::{Aside, FrameLog};
 use crate::ltx::header::{Header, Trailer};
 use crate::ltx::order;
 
@@ -79,6 +79,11 @@ impl<W: Write> Encoder<W> {
         };
         encoder.put(&header.encode(), true)?;
         Ok(encoder)
+    }
+
+    /// Puts what it has to remember of each page, some three bytes, aside instead of keeping all of it in memory.
+    pub fn set_aside(&mut self, aside: Box<dyn Aside>) {
+        self.log.set_aside(aside);
     }
 
     /// The header it was started with.
@@ -202,7 +207,7 @@ impl<W: Write> Encoder<W> {
         if let Some(rolling) = &mut self.rolling {
             rolling.toggle(pgno, page);
         }
-        self.log.push(pgno, written);
+        self.log.push(pgno, written)?;
         if self.used >= GATHER {
             self.flush()?;
         }

@@ -19,6 +19,7 @@ mod window;
 pub use decode::Decoder;
 pub use encode::{Encoded, Encoder};
 pub use frame::{PAGE_HEADER_LEN, PageEncoder, PageEncoding, decode_page_frame, encode_page_frame};
+pub use frame_log::Aside;
 pub use header::{FLAG_NO_CHECKSUM, HEADER_LEN, Header, MAGIC, TRAILER_LEN, Trailer};
 pub use index::{FILE_MIN, IndexEntry, PageIndex, TAIL_MIN, tail_needed};
 pub use merge::{MergedPages, Merger};

@@ -20,7 +20,7 @@ pub struct ScanLimits {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct WalDelta {
     /// The pages and where in the log the newest frame of each starts, by page number. Pages beyond `commit`
-    /// are left out.
+    /// are left out. Empty after a scan [without pages](WalScan::without_pages).
     pub pages: Vec<(Pgno, u64)>,
     /// Size of the database in pages after the last transaction; 0 if there is none.
     pub commit: u32,
@@ -46,6 +46,8 @@ pub struct WalScan {
     next: u64,
     /// Frames so far, in the order of the log; those of the open transaction come last.
     seen: Vec<(Pgno, u64)>,
+    /// Whether they are kept.
+    keeps: bool,
     committed: Committed,
     done: bool,
     limited: bool,
@@ -53,7 +55,7 @@ pub struct WalScan {
 
 #[derive(Clone, Copy, Debug)]
 struct Committed {
-    seen: usize,
+    frames: u64,
     commit: u32,
     transactions: u64,
     end: u64,
@@ -64,8 +66,17 @@ impl WalScan {
     /// Starts at `offset` of the log, where `chain` stands.
     #[must_use]
     pub const fn new(chain: FrameChain, offset: u64, limits: ScanLimits) -> Self {
-        let committed = Committed { seen: 0, commit: 0, transactions: 0, end: offset, chain };
-        Self { chain, limits, start: offset, next: offset, seen: Vec::new(), committed, done: false, limited: false }
+        let committed = Committed { frames: 0, commit: 0, transactions: 0, end: offset, chain };
+        let seen = Vec::new();
+        Self { chain, limits, start: offset, next: offset, seen, keeps: true, committed, done: false, limited: false }
+    }
+
+    /// The same in fixed memory: which pages the frames hold is for the caller to note.
+    #[must_use]
+    pub const fn without_pages(chain: FrameChain, offset: u64, limits: ScanLimits) -> Self {
+        let mut scan = Self::new(chain, offset, limits);
+        scan.keeps = false;
+        scan
     }
 
     /// Takes the whole frames at the front of `bytes`, which continue the log at [`WalScan::offset`], and
@@ -98,8 +109,9 @@ impl WalScan {
     /// The transactions committed up to here.
     #[must_use]
     pub fn finish(mut self) -> WalDelta {
-        let Committed { seen, commit, transactions, end, chain } = self.committed;
-        self.seen.truncate(seen);
+        let Committed { frames, commit, transactions, end, chain } = self.committed;
+        // All of them are in memory, so their number fits.
+        self.seen.truncate(usize::try_from(frames).unwrap_or(usize::MAX));
         // Offsets rise in the log, so the last of equal pages is the newest.
         self.seen.sort_unstable();
         self.seen.dedup_by(|later, kept| {
@@ -110,7 +122,7 @@ impl WalScan {
             same
         });
         self.seen.retain(|(pgno, _)| pgno.get() <= commit);
-        WalDelta { pages: self.seen, commit, frames: seen as u64, transactions, end, chain, limited: self.limited }
+        WalDelta { pages: self.seen, commit, frames, transactions, end, chain, limited: self.limited }
     }
 
     fn push_frame(&mut self, bytes: &[u8]) -> bool {
@@ -123,11 +135,13 @@ impl WalScan {
             self.done = true;
             return false;
         };
-        self.seen.push((frame.header.pgno, self.next));
+        if self.keeps {
+            self.seen.push((frame.header.pgno, self.next));
+        }
         self.next = end;
         if frame.header.is_commit() {
             self.committed = Committed {
-                seen: self.seen.len(),
+                frames: (end - self.start) / self.chain.frame_len() as u64,
                 commit: frame.header.commit,
                 transactions: self.committed.transactions + 1,
                 end,
