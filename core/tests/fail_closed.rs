@@ -300,7 +300,7 @@ fn rules_9_and_10_secrets_are_never_told() {
         let all = [keys.identity.as_str(), &other.identity, auth_key];
         assert_eq!(told(&all), Vec::<String>::new());
         // And all of it was listened to.
-        assert!(lines_heard() > 200, "{}", lines_heard());
+        assert!(lines_heard() > 50, "{}", lines_heard());
         hear(&keys.identity.to_lowercase());
         assert!(!told(&all).is_empty());
     }

@@ -169,8 +169,10 @@ mod tests {
         let (mut bytes, key) = keys.start_file(place).expect("sealed").expect("there are recipients");
         let header = bytes.len() - NONCE;
         let plain: Vec<u8> = (0..len).map(|i| (i % 251) as u8).collect();
-        let chunks = plain.chunks(crate::seal::CHUNK as usize);
-        let last = chunks.len().saturating_sub(1) as u64;
+        // Data that is empty has one chunk, too.
+        let first = &plain[..plain.len().min(crate::seal::CHUNK as usize)];
+        let chunks = std::iter::once(first).chain(plain.chunks(crate::seal::CHUNK as usize).skip(1));
+        let last = (plain.len() as u64).div_ceil(crate::seal::CHUNK).saturating_sub(1);
         for (number, chunk) in (0..).zip(chunks) {
             let mut chunk = chunk.to_vec();
             let tag = key.seal(number, number == last, &mut chunk);

@@ -147,5 +147,5 @@ fn a_file_that_gets_a_new_header_while_it_is_restored_is_read_anew() {
     });
     let error = attempt(&store, &env(Blocking::Pool)).expect_err("never right");
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
-    assert_eq!(blob.log.lock().expect("not poisoned").lists, 60, "looked at once more, and not again");
+    assert_eq!(blob.log.lock().expect("not poisoned").lists, 40, "looked at once more, and not again");
 }
