@@ -6,9 +6,7 @@ mod common;
 
 use std::path::PathBuf;
 
-use common::sealing::{
-    hear, is_sealed, lines_heard, listen, make, objects, opened_by, restore_with, sealed_to, told,
-};
+use common::sealing::{hear, is_sealed, lines_heard, listen, make, objects, opened_by, restore_with, sealed_to, told};
 use common::{Lab, Random, SOON, assert_same_pages, churn};
 use replicate::seal::{GeneratedIdentity, IdentityKind};
 use replicate::{

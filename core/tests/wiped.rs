@@ -99,7 +99,8 @@ fn no_memory_is_given_back_with_a_private_key_in_it() {
             assert!(recipient_of(&text).is_ok());
             // Mistyped in the last place: all of it was read.
             assert!(Identities::parse(&text[..text.len() - 1]).is_err());
-            let options = sealed_to(&lab, &keys).with(ConfigKey::AgeIdentity, given).with(ConfigKey::AuthKey, given_auth);
+            let options =
+                sealed_to(&lab, &keys).with(ConfigKey::AgeIdentity, given).with(ConfigKey::AuthKey, given_auth);
             let handle = Handle::start(&lab.database, options.check().unwrap()).unwrap();
             handle.sync(SOON).unwrap();
             handle.stop(SOON).unwrap();

@@ -38,8 +38,7 @@ pub(crate) use self::payload::{CHUNK, Geometry, NONCE, PayloadKey, SEALED_CHUNK}
 use self::recipients::is_low_order;
 
 /// Why an SSH key is refused.
-const NO_SSH: &str =
-    "SSH keys are not supported, because the code for them leaks RSA keys by its timing; `replicate keygen` makes a key";
+const NO_SSH: &str = "SSH keys are not supported, because the code for them leaks RSA keys by its timing; `replicate keygen` makes a key";
 
 /// Why a sealed file does not open. The source of the [`Error`] that is returned for it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]

@@ -87,8 +87,7 @@ impl Geometry {
         match object.end <= self.start {
             true => 0..0,
             false => {
-                object.start.saturating_sub(self.start) / SEALED_CHUNK
-                    ..(object.end - 1 - self.start) / SEALED_CHUNK + 1
+                object.start.saturating_sub(self.start) / SEALED_CHUNK..(object.end - 1 - self.start) / SEALED_CHUNK + 1
             }
         }
     }

@@ -79,7 +79,8 @@ impl BodySource for Rewrapped {
         if !chunks.is_empty() {
             bytes.extend_from_slice(&self.chunks(chunks).await?);
         }
-        let index = |offset: u64| usize::try_from(offset - from).map_err(|_| Error::internal("a part beyond all memory"));
+        let index =
+            |offset: u64| usize::try_from(offset - from).map_err(|_| Error::internal("a part beyond all memory"));
         Ok(bytes.freeze().slice(index(range.start)?..index(range.end)?))
     }
 }

@@ -104,7 +104,11 @@ fn passing_failures_are_retried_and_what_does_not_open_is_not() {
     let error = attempt(&store, &env(Blocking::Pool)).expect_err("damaged");
     assert_eq!((error.kind(), error.reason()), (ErrorKind::Corrupt, Some("PAYLOAD")), "{error}");
     let log = blob.log.lock().expect("not poisoned");
-    assert_eq!(log.gets.iter().filter(|(key, _)| key.starts_with("ltx/9/")).count(), 1, "damage is not asked for again");
+    assert_eq!(
+        log.gets.iter().filter(|(key, _)| key.starts_with("ltx/9/")).count(),
+        1,
+        "damage is not asked for again"
+    );
 }
 
 #[test]
