@@ -26,7 +26,7 @@ struct Launch {
 
 const LAUNCHES: &[Launch] = &[
     // Figures are of what is shipped, so of a release build.
-    Launch { name: "bench", release: true, tools: &[VERSITYGW, LITESTREAM_NEW, AGE] },
+    Launch { name: "bench", release: true, tools: &[VERSITYGW, LITESTREAM_NEW] },
     Launch { name: "interop", release: false, tools: &[VERSITYGW, LITESTREAM_OLD, LITESTREAM_NEW, AGE] },
     Launch { name: "sim", release: false, tools: &[] },
     Launch { name: "torture", release: false, tools: &[VERSITYGW, PYTHON] },

@@ -4,12 +4,11 @@
 //! next round), so that what the machine does meanwhile hits all of them; figures are medians over the
 //! rounds. Prints one markdown table; what is going on is told on the error stream.
 //!
-//! Flags: `--quick` and `--full` for the sizes, `--only latency|load|restore|sealing`.
+//! Flags: `--quick` and `--full` for the sizes, `--only latency|load|restore`.
 
 mod latency;
 mod load;
 mod restoring;
-mod sealing;
 mod table;
 mod watch;
 mod writer;
@@ -119,8 +118,8 @@ fn run(arguments: &[String]) -> Outcome {
         }
     }
     let parts: [Part; 3] = [("latency", latency::measure), ("load", load::measure), ("restore", restoring::measure)];
-    if only.is_some_and(|only| only != "sealing" && parts.iter().all(|(name, _)| *name != only)) {
-        return Err("--only latency, load, restore or sealing".to_owned());
+    if only.is_some_and(|only| parts.iter().all(|(name, _)| *name != only)) {
+        return Err("--only latency, load or restore".to_owned());
     }
 
     let tools = Tools::from_env()?;
@@ -133,16 +132,11 @@ fn run(arguments: &[String]) -> Outcome {
         Contender { side: litestream, pace: Pace::Lowest },
     ];
     let bench = Bench { sizes, contenders, gateway: &gateway, scratch: folder.path() };
-    if only.is_none_or(|only| only == "sealing") {
-        sealing::measure(&bench).map_err(|e| format!("sealing: {e}"))?;
-    }
     let mut table = Table::default();
     for (name, measure) in parts.iter().filter(|(name, _)| only.is_none_or(|only| only == *name)) {
         measure(&bench, &mut table).map_err(|e| format!("{name}: {e}"))?;
     }
-    if only != Some("sealing") {
-        println!("{}", table.markdown(&bench.contenders[1].side.name, sizes.name));
-    }
+    println!("{}", table.markdown(&bench.contenders[1].side.name, sizes.name));
     Ok(())
 }
 
