@@ -85,19 +85,27 @@ struct Inner {
     kind: ErrorKind,
     message: Cow<'static, str>,
     hint: Option<Cow<'static, str>>,
+    reason: Option<&'static str>,
     source: Option<std::sync::Arc<dyn std::error::Error + Send + Sync>>,
 }
 
 impl Error {
     /// An error of this kind. The message is lower case, one line, without secrets, with facts as `key=value`.
     pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
-        Self(Box::new(Inner { kind, message: message.into(), hint: None, source: None }))
+        Self(Box::new(Inner { kind, message: message.into(), hint: None, reason: None, source: None }))
     }
 
     /// The same with a sentence that tells the way out.
     #[must_use]
     pub fn with_hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {
         self.0.hint = Some(hint.into());
+        self
+    }
+
+    /// The same with the name of its reason.
+    #[must_use]
+    pub fn with_reason(mut self, reason: &'static str) -> Self {
+        self.0.reason = Some(reason);
         self
     }
 
@@ -143,6 +151,13 @@ impl Error {
     #[must_use]
     pub fn hint(&self) -> Option<&str> {
         self.0.hint.as_deref()
+    }
+
+    /// Which reason of its kind it is, where programs may want to tell them apart: upper case, words joined by `_`, the
+    /// same in every language. For what does not open: [`SealError::name`](crate::seal::SealError::name).
+    #[must_use]
+    pub fn reason(&self) -> Option<&'static str> {
+        self.0.reason
     }
 
     /// A failure of a local file, told apart by what the system answered.

@@ -33,12 +33,12 @@ impl From<PyErr> for Failure {
 /// What the body of a call returns.
 pub(crate) type Outcome<T> = Result<T, Failure>;
 
-/// An error as plain values: number, message, hint. `_errors.make` turns them into an exception.
-pub(crate) type ErrorParts = (u16, String, Option<String>);
+/// An error as plain values: number, message, hint, reason. `_errors.make` turns them into an exception.
+pub(crate) type ErrorParts = (u16, String, Option<String>, Option<&'static str>);
 
 /// Takes an error apart.
 pub(crate) fn parts(error: &Error) -> ErrorParts {
-    (error.code(), error.message().to_owned(), error.hint().map(str::to_owned))
+    (error.code(), error.message().to_owned(), error.hint().map(str::to_owned), error.reason())
 }
 
 /// What a panic becomes.

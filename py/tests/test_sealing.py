@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import shutil
 import traceback
 from contextlib import closing
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from support import connect, content, insert, until
+from support import connect, content, insert, run, until
 
 import replicate
 
@@ -62,6 +63,7 @@ def refusals() -> list[Any]:
         "rule 1: a private key": {"age_recipient": pq.identity},
         "rule 1: no such file": {"age_recipients_file": "/nowhere/at/all"},
         "rule 1: demanded": {"age_required": True},
+        "rule 1: an SSH key": {"age_recipient": "ssh-ed25519 hushhush me@here"},
         "rule 2: invalid": {"age_identity": pq.identity[:-3] + "QQQ"},
         "rule 2: a public key": {"age_identity": pq.recipient},
         "rule 3: nobody here can read it": {"age_recipient": other.recipient, "age_identity": pq.identity},
@@ -129,5 +131,103 @@ def test_sealed_and_plain_do_not_mix_and_a_new_key_begins_with_an_image(
     add(db)
     started(db, url=url, age_recipient=new.recipient).stop()
     assert [file.level for file in replicate.ltx(url=url)].count(9) == 1
+    assert all(path.read_bytes().startswith(MAGIC) for path in objects(tmp_path)), "rule 4: images, too"
     replicate.restore(tmp_path / "back.db", url=url, age_identity=[new.identity])
     assert content(tmp_path / "back.db") == content(db)
+
+
+OTHER = replicate.generate_identity("x25519")
+AUTH_KEY = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
+
+
+def reasons() -> list[Any]:
+    def flipped(at: int) -> Callable[[bytes], bytes]:
+        return lambda good: good[:at] + bytes([good[at] ^ 1]) + good[at:][1:]
+
+    cases: dict[str, tuple[Callable[[bytes], bytes], dict[str, str], type[replicate.ReplicateError]]] = {
+        "NOT_AGE": (lambda good: b"SQLite format 3", {}, replicate.KeysError),
+        "HEADER": (lambda good: good[:100], {}, replicate.CorruptError),
+        "NO_MATCH": (lambda good: good, {"age_identity": OTHER.identity}, replicate.KeysError),
+        "BAD_MAC": (flipped(130), {}, replicate.CorruptError),
+        "PAYLOAD": (flipped(-1), {}, replicate.CorruptError),
+        "FORGED": (lambda good: good, {"auth_key": AUTH_KEY}, replicate.CorruptError),
+        "NO_IDENTITY": (lambda good: good, {"age_identity": ""}, replicate.KeysError),
+    }
+    return [pytest.param(reason, *case, id=reason) for reason, case in cases.items()]
+
+
+@pytest.mark.parametrize("reason, change, options, kind", reasons())
+def test_rules_7_and_8_what_does_not_open_has_a_reason_and_leaves_the_output_alone(
+    db: Path,
+    url: str,
+    tmp_path: Path,
+    started: Start,
+    reason: str,
+    change: Callable[[bytes], bytes],
+    options: dict[str, str],
+    kind: type[replicate.ReplicateError],
+) -> None:
+    keys = replicate.generate_identity("x25519")
+    started(db, url=url, age_recipient=keys.recipient).stop()
+    [stored] = objects(tmp_path)
+    stored.write_bytes(change(stored.read_bytes()))
+    output = tmp_path / "back.db"
+    output.write_bytes(b"precious")
+    with pytest.raises(kind) as caught:
+        replicate.restore(output, url=url, overwrite=True, **{"age_identity": keys.identity, **options})  # type: ignore[arg-type]
+    assert (caught.value.reason, caught.value.retryable) == (reason, False)
+    assert pickle.loads(pickle.dumps(caught.value)).reason == reason
+    assert output.read_bytes() == b"precious"
+
+
+LIFE = """
+    import logging, pathlib, sys, traceback
+    from contextlib import closing
+    import replicate
+    from support import connect, insert
+    logging.basicConfig(level=1, stream=sys.stderr)
+    db, url, identity, other, auth = sys.argv[1:]
+    [recipient] = replicate.recipient_of(identity)
+    replicator = replicate.start(db, url=url, age_recipient=recipient, age_identity=identity, auth_key=auth)
+    print(repr(replicator), repr(replicator.sync(timeout=20)), vars(replicator) if hasattr(replicator, "__dict__") else "")
+    with closing(connect(db)) as connection:
+        insert(connection)
+    print(repr(replicator.stop()))
+
+    def attempt(what, *arguments, **options):
+        try:
+            what(*arguments, **options)
+        except Exception:
+            traceback.print_exc()
+        else:
+            raise SystemExit("no error")
+
+    back = db + ".back"
+    replicate.restore(back, url=url, age_identity=identity, auth_key=auth)
+    attempt(replicate.restore, back, url=url, age_identity=identity, auth_key=auth)
+    options = {"url": url, "overwrite": True}
+    attempt(replicate.restore, back, age_identity=other, auth_key=auth, **options)
+    attempt(replicate.restore, back, age_identity=identity, auth_key=auth[:-5], **options)
+    attempt(replicate.restore, back, age_identity=identity[:-1], **options)
+    attempt(replicate.start, db + "2", url=url, age_recipient=identity)
+    attempt(replicate.start, db + "2", url=identity)
+    attempt(replicate.start, db + "2", url=url, sync_interval=identity, auth_key=auth)
+    attempt(replicate.start, db + "2", url=url, age_identity_file=identity)
+    attempt(replicate.recipient_of, identity[:50])
+    attempt(replicate.generate_identity, identity)
+    for path in pathlib.Path(db).parent.joinpath("store").rglob("*.ltx"):
+        path.write_bytes(path.read_bytes()[:-1] + b"?")
+    attempt(replicate.restore, back, age_identity=identity, auth_key=auth, **options)
+"""
+
+
+def test_rules_9_and_10_secrets_are_never_told(db: Path, url: str) -> None:
+    identity, other = (replicate.generate_identity().identity for _ in range(2))
+    done = run(LIFE, db, url, identity, other, AUTH_KEY)
+    said = (done.stdout + done.stderr).upper()
+    assert done.returncode == 0, said
+    # Tracebacks name the lines of the program, and it logs what it does.
+    assert said.count("TRACEBACK") >= 11 and "DEBUG:REPLICATE" in said
+    for secret in (identity, other, AUTH_KEY):
+        own = secret.rsplit("-1", 1)[-1].upper()
+        assert not [own[at : at + 10] for at in range(len(own) - 9) if own[at : at + 10] in said], said

@@ -67,13 +67,14 @@ impl Failure {
     }
 }
 
-/// An error as JSON: `kind`, `code`, `message`, `hint` (or null), `retryable`.
+/// An error as JSON: `kind`, `code`, `message`, `hint` and `reason` (or null), `retryable`.
 pub(crate) fn describe(error: &Error) -> serde_json::Value {
     json!({
         "kind": error.kind().name(),
         "code": error.code(),
         "message": output::redact(error.message()),
         "hint": error.hint(),
+        "reason": error.reason(),
         "retryable": error.is_retryable(),
     })
 }

@@ -79,7 +79,7 @@ fn errors_as_json_have_the_documented_fields() {
     let error = error_of(&run);
     let mut fields: Vec<_> = error.as_object().expect("an object").keys().map(String::as_str).collect();
     fields.sort_unstable();
-    assert_eq!(fields, ["code", "exit_code", "hint", "kind", "message", "retryable"]);
+    assert_eq!(fields, ["code", "exit_code", "hint", "kind", "message", "reason", "retryable"]);
     assert!(run.stdout.is_empty());
 }
 

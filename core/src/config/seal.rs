@@ -76,10 +76,25 @@ fn read(key: ConfigKey, path: &str) -> Result<Zeroizing<String>> {
         let path = super::shown(path);
         Error::new(ErrorKind::Config, format!("option {} ({}): {why} path={path:?}", key.name(), key.env()))
     };
-    let mut text = Zeroizing::new(String::new());
-    let file = std::fs::File::open(path).map_err(|e| wrong(&e))?;
-    let read = file.take(LONGEST_FILE + 1).read_to_string(&mut text);
-    // An error about the text's encoding could show it.
-    read.map_err(|e| if e.kind() == std::io::ErrorKind::InvalidData { wrong(&"not a text") } else { wrong(&e) })?;
-    Ok(text)
+    let mut file = std::fs::File::open(path).map_err(|e| wrong(&e))?.take(LONGEST_FILE + 1);
+    let (mut text, mut piece) = (Zeroizing::new(Vec::new()), Zeroizing::new([0; 4096]));
+    loop {
+        let read = match file.read(piece.as_mut()) {
+            Ok(0) => break,
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
+            read => read.map_err(|e| wrong(&e))?,
+        };
+        if text.capacity() - text.len() < read {
+            // A vector that grows by itself gives back what it held, keys and all.
+            let mut longer = Zeroizing::new(Vec::with_capacity(2 * text.capacity() + piece.len()));
+            longer.extend_from_slice(&text);
+            text = longer;
+        }
+        text.extend_from_slice(&piece[..read]);
+    }
+    // The error about the encoding could show the text.
+    String::from_utf8(std::mem::take(&mut *text)).map(Zeroizing::new).map_err(|e| {
+        drop(Zeroizing::new(e.into_bytes()));
+        wrong(&"not a text")
+    })
 }

@@ -16,6 +16,7 @@ mod testing;
 mod tests {
     mod faults;
     mod place;
+    mod sealed;
     mod states;
     mod turns;
 }

@@ -239,6 +239,23 @@ impl Model {
         self.store_with(Some(Box::new(fault)), false, Keys::none())
     }
 
+    /// The same whose files are sealed.
+    pub(crate) fn faulty_sealed(
+        &self,
+        fault: impl Fn(&FaultStore, &ObjectKey, &Range<u64>, &Bytes) -> Option<BlobResult<Bytes>> + Send + Sync + 'static,
+    ) -> (LtxStore, Arc<FaultStore>) {
+        self.store_with(Some(Box::new(fault)), false, sealing())
+    }
+
+    /// The same with these keys.
+    pub(crate) fn faulty_with(
+        &self,
+        keys: Keys,
+        fault: impl Fn(&FaultStore, &ObjectKey, &Range<u64>, &Bytes) -> Option<BlobResult<Bytes>> + Send + Sync + 'static,
+    ) -> (LtxStore, Arc<FaultStore>) {
+        self.store_with(Some(Box::new(fault)), false, keys)
+    }
+
     /// A store whose listings carry no times, as those of S3.
     pub(crate) fn timeless(&self) -> (LtxStore, Arc<FaultStore>) {
         self.store_with(None, true, Keys::none())
@@ -269,6 +286,18 @@ pub(crate) fn sealing() -> Keys {
     let recipients = Some(Recipients::parse(&made.recipient).expect("a recipient"));
     let identities = Some(Identities::parse(&made.identity).expect("an identity"));
     KeysBuilder { recipients, identities, ..KeysBuilder::default() }.build().expect("they go together")
+}
+
+/// Keys of which the first and the second open what either seals; the second seals to one more.
+pub(crate) fn sealing_otherwise() -> (Keys, Keys) {
+    let (made, another) = (generate_identity(IdentityKind::X25519), generate_identity(IdentityKind::X25519));
+    let (made, another) = (made.expect("made"), another.expect("made"));
+    let keys = |recipients: &str| {
+        let recipients = Some(Recipients::parse(recipients).expect("recipients"));
+        let identities = Some(Identities::parse(&made.identity).expect("an identity"));
+        KeysBuilder { recipients, identities, ..KeysBuilder::default() }.build().expect("they go together")
+    };
+    (keys(&made.recipient), keys(&format!("{}\n{}", made.recipient, another.recipient)))
 }
 
 /// The same files in a store that is read as it is.

@@ -32,6 +32,12 @@ impl AuthKey {
         Self(key)
     }
 
+    /// Sixteen hex digits that change when the secret does, and tell nothing of it.
+    pub(super) fn id(&self) -> String {
+        let digest = crypto::hmac(self.0.as_ref(), &[b"replicate/auth v1 id"]);
+        digest[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// Version 1 of the message; the stream id is empty and there is no previous tag (`core/docs/SEALING.md`).
     fn tag(&self, file_key: &FileKey, place: Place) -> Secret32 {
         let commitment = crypto::hkdf(file_key.expose_secret(), &[], b"replicate/auth v1 commitment");

@@ -15,13 +15,13 @@ use age_core::format::{FileKey, Stanza};
 use age_core::secrecy::ExposeSecret;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD_NO_PAD;
-use bech32::{FromBase32, ToBase32, Variant};
 use x_wing::{
     CIPHERTEXT_SIZE, Ciphertext, DecapsulationKeyRejectNonContrib, Decapsulator, ENCAPSULATION_RANDOMNESS_SIZE,
     EncapsulationKey, KeyExport, TryDecapsulate,
 };
 use zeroize::{Zeroize, Zeroizing};
 
+use super::bech32;
 use super::crypto::{self, Secret32, TAG};
 use super::identities::IdentityKind;
 
@@ -47,8 +47,8 @@ impl Spelling {
 
     fn identity_prefix(self) -> &'static str {
         match self {
-            Self::Pq => "age-secret-key-pq-",
-            Self::Xw => "age-secret-key-xw-",
+            Self::Pq => "AGE-SECRET-KEY-PQ-",
+            Self::Xw => "AGE-SECRET-KEY-XW-",
         }
     }
 
@@ -101,7 +101,7 @@ pub(super) struct HybridRecipient {
 
 impl HybridRecipient {
     pub(super) fn parse(spelling: Spelling, text: &str) -> Result<Self, &'static str> {
-        let bytes = decode(spelling.recipient_prefix(), text)?;
+        let bytes = bech32::decode(spelling.recipient_prefix(), text)?;
         if bytes.len() != x_wing::ENCAPSULATION_KEY_SIZE {
             return Err("a key of another length");
         }
@@ -113,7 +113,7 @@ impl HybridRecipient {
     }
 
     pub(super) fn text(&self) -> String {
-        encode(self.spelling.recipient_prefix(), &self.key.to_bytes())
+        bech32::encode(self.spelling.recipient_prefix(), &self.key.to_bytes()).to_string()
     }
 
     pub(super) fn kind(&self) -> IdentityKind {
@@ -154,7 +154,7 @@ impl HybridIdentity {
     }
 
     pub(super) fn parse(spelling: Spelling, text: &str) -> Result<Self, &'static str> {
-        let bytes = decode(spelling.identity_prefix(), text)?;
+        let bytes = bech32::decode(spelling.identity_prefix(), text)?;
         let mut seed: [u8; 32] = bytes.as_slice().try_into().map_err(|_| "a key of another length")?;
         let key = seed.into();
         seed.zeroize();
@@ -163,9 +163,8 @@ impl HybridIdentity {
 
     pub(super) fn text(&self) -> Zeroizing<String> {
         let mut seed = self.key.to_bytes();
-        let mut text = Zeroizing::new(encode(self.spelling.identity_prefix(), &seed));
+        let text = bech32::encode(self.spelling.identity_prefix(), &seed);
         seed.zeroize();
-        text.make_ascii_uppercase();
         text
     }
 
@@ -194,18 +193,6 @@ impl age::Identity for HybridIdentity {
     fn unwrap_stanza(&self, stanza: &Stanza) -> Option<Result<FileKey, DecryptError>> {
         (stanza.tag == self.spelling.stanza()).then(|| self.unwrap(stanza).transpose()).flatten()
     }
-}
-
-fn encode(prefix: &str, bytes: &[u8]) -> String {
-    bech32::encode(prefix, bytes.to_base32(), Variant::Bech32).expect("the prefix is valid")
-}
-
-fn decode(prefix: &str, text: &str) -> Result<Zeroizing<Vec<u8>>, &'static str> {
-    let (found, data, variant) = bech32::decode(text).map_err(|_| "not well-formed, or mistyped")?;
-    if variant != Variant::Bech32 || found != prefix {
-        return Err("not well-formed, or mistyped");
-    }
-    Vec::from_base32(&data).map(Zeroizing::new).map_err(|_| "not well-formed, or mistyped")
 }
 
 #[cfg(test)]

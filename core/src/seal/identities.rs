@@ -5,10 +5,10 @@ use std::fmt;
 use age::DecryptError;
 use age::Identity as _;
 use age_core::format::{FileKey, Stanza};
-use age_core::secrecy::ExposeSecret;
 use zeroize::Zeroizing;
 
 use super::SealError;
+use super::classic::ClassicIdentity;
 use super::hybrid::{HybridIdentity, Spelling};
 use super::list::{KeyList, key_lines};
 use super::recipients::{Recipient, Recipients};
@@ -55,14 +55,14 @@ impl std::str::FromStr for IdentityKind {
 
 /// Boxed, so that a list that grows moves no secrets about.
 enum Identity {
-    X25519(Box<age::x25519::Identity>),
+    X25519(Box<ClassicIdentity>),
     Hybrid(Box<HybridIdentity>),
 }
 
 impl Identity {
     fn generate(kind: IdentityKind) -> Result<Self> {
         Ok(match kind {
-            IdentityKind::X25519 => Self::X25519(Box::new(age::x25519::Identity::generate())),
+            IdentityKind::X25519 => Self::X25519(Box::new(ClassicIdentity::generate()?)),
             IdentityKind::PostQuantum => Self::Hybrid(Box::new(HybridIdentity::generate(Spelling::Pq)?)),
             IdentityKind::XWing => Self::Hybrid(Box::new(HybridIdentity::generate(Spelling::Xw)?)),
         })
@@ -76,25 +76,26 @@ impl Identity {
             return Ok(Self::Hybrid(Box::new(HybridIdentity::parse(Spelling::Pq, text)?)));
         }
         if text.starts_with("AGE-SECRET-KEY-1") {
-            return text.parse().map(|key| Self::X25519(Box::new(key))).map_err(|_| "not well-formed, or mistyped");
+            return Ok(Self::X25519(Box::new(ClassicIdentity::parse(text)?)));
         }
         Err(match text {
             _ if text.starts_with("age1") => "a public key where a private one belongs",
             _ if text.starts_with("AGE-PLUGIN-") => "plugins are not supported",
+            _ if text.starts_with("-----BEGIN") || text.starts_with("ssh-") => super::NO_SSH,
             _ => "not a private key (AGE-SECRET-KEY-…)",
         })
     }
 
     fn text(&self) -> Zeroizing<String> {
         match self {
-            Self::X25519(key) => Zeroizing::new(key.to_string().expose_secret().to_owned()),
+            Self::X25519(key) => key.text(),
             Self::Hybrid(key) => key.text(),
         }
     }
 
     fn recipient(&self) -> Recipient {
         match self {
-            Self::X25519(key) => Recipient::X25519(key.to_public()),
+            Self::X25519(key) => Recipient::X25519(key.recipient()),
             Self::Hybrid(key) => Recipient::Hybrid(Box::new(key.recipient())),
         }
     }

@@ -31,7 +31,7 @@ pub struct KeysBuilder {
     pub identities: Option<Identities>,
     /// The secret that new objects are authenticated with, and that is then demanded of what is read.
     pub auth_key: Option<Zeroizing<[u8; 32]>>,
-    /// Objects that are not sealed are read although there are identities, and sealed and plain objects may mix
+    /// Objects that are not sealed are read although there are keys, and sealed and plain objects may mix
     /// in one replica. For a replica that was written plain before.
     pub allow_plaintext: bool,
     /// Sealing to keys that none of the identities opens is not an error.
@@ -116,9 +116,14 @@ impl Keys {
         self.allow_plaintext
     }
 
-    /// What changes when new objects are sealed to other keys: empty if they are not sealed.
+    /// What changes when new objects are sealed to other keys or authenticated otherwise: empty if they are not
+    /// sealed. A reader who has only the new keys must need nothing that is older.
     pub(crate) fn sealed_to(&self) -> String {
-        self.recipients.as_ref().map_or_else(String::new, Recipients::set_id)
+        let recipients = self.recipients.as_ref().map(Recipients::set_id);
+        match (recipients, &self.auth) {
+            (Some(recipients), Some(auth)) => format!("{recipients}+{}", auth.id()),
+            (recipients, _) => recipients.unwrap_or_default(),
+        }
     }
 
     /// The start of a new file, and what seals its chunks; nothing if files are written plain. Every call gives
@@ -133,12 +138,19 @@ impl Keys {
         Ok(Some((start, PayloadKey::new(&file_key, &nonce))))
     }
 
-    /// Another header for a file at this place, which gives its file key to the recipients of these keys. What
-    /// follows the header stays as it is.
-    pub(crate) fn rewrap(&self, header: &Header, place: Place) -> Result<Vec<u8>, RewrapError> {
+    /// Another start for a file at this place that begins with this header and nonce: it gives the file key to the
+    /// recipients of these keys. What follows stays as it is; the key proves that it belongs there.
+    pub(crate) fn rewrap(
+        &self,
+        header: &Header,
+        nonce: &[u8; NONCE],
+        place: Place,
+    ) -> Result<(Vec<u8>, PayloadKey), RewrapError> {
         let file_key = self.open_header(header, Some(place))?;
         let recipients = self.recipients.as_ref().ok_or_else(|| Error::internal("there is nobody to wrap for"))?;
-        Ok(self.header(recipients, &file_key, place)?)
+        let mut start = self.header(recipients, &file_key, place)?;
+        start.extend_from_slice(nonce);
+        Ok((start, PayloadKey::new(&file_key, nonce)))
     }
 
     fn header(&self, recipients: &Recipients, file_key: &FileKey, place: Place) -> Result<Vec<u8>> {
@@ -149,13 +161,19 @@ impl Keys {
 
     /// Whether a file that begins with these bytes is to be opened, or read as it is. Asked with its first bytes,
     /// at least as many as the format's name has, or all.
+    ///
+    /// With keys of either kind a plain file is refused: a host that can only write, and restores what is missing,
+    /// must not take for its own what anybody may have put there.
     pub(crate) fn must_open(&self, start: &[u8]) -> Result<bool, SealError> {
+        let sealed = start.starts_with(MAGIC_START);
         // Bytes that only begin to be the name are all there is: a file that was cut.
         let cut = MAGIC_START.starts_with(start) && !self.allow_plaintext;
-        match (start.starts_with(MAGIC_START), &self.identities) {
-            (sealed, Some(_)) if sealed || cut => Ok(true),
-            (true, None) => Err(SealError::NoIdentity),
-            (_, Some(_)) if !self.allow_plaintext => Err(SealError::NotAge),
+        match &self.identities {
+            Some(_) if sealed || cut => Ok(true),
+            None if sealed => Err(SealError::NoIdentity),
+            identities if (identities.is_some() || self.recipients.is_some()) && !self.allow_plaintext => {
+                Err(SealError::NotAge)
+            }
             _ => Ok(false),
         }
     }

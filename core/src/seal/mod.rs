@@ -3,11 +3,13 @@
 //! Bytes in, bytes out: nothing here reads a file or asks a store. `store` seals what it puts and opens what it
 //! gets, and nothing reaches a bucket by another way.
 //!
-//! Key pairs and their text are in `recipients` and `identities` (post-quantum ones in `hybrid`); what a file
+//! Key pairs and their text are in `recipients` and `identities` (private ones in `classic` and `hybrid`); what a file
 //! looks like is in `header` and `payload`; `opener` reads one as it arrives. `Keys` is what one replica is
 //! sealed to and opened with. How a file is put together is in `core/docs/SEALING.md`.
 
 mod auth;
+mod bech32;
+mod classic;
 mod crypto;
 mod header;
 mod hybrid;
@@ -34,6 +36,9 @@ pub(crate) use self::keys::RewrapError;
 pub(crate) use self::opener::Opener;
 pub(crate) use self::payload::{CHUNK, Geometry, NONCE, PayloadKey, SEALED_CHUNK};
 use self::recipients::is_low_order;
+
+/// Why an SSH key is refused.
+const NO_SSH: &str = "SSH keys are not supported, because the code for them leaks RSA keys by its timing; `replicate keygen` makes a key";
 
 /// Why a sealed file does not open. The source of the [`Error`] that is returned for it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -68,13 +73,27 @@ pub enum SealError {
 }
 
 impl SealError {
+    /// The name of the reason in every language: [`Error::reason`].
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::NotAge => "NOT_AGE",
+            Self::Header(_) => "HEADER",
+            Self::NoMatch => "NO_MATCH",
+            Self::BadMac => "BAD_MAC",
+            Self::Payload { .. } => "PAYLOAD",
+            Self::NoIdentity => "NO_IDENTITY",
+            Self::Forged(_) => "FORGED",
+        }
+    }
+
     /// The public error, with what it is about.
     pub(crate) fn into_error(self, about: impl std::fmt::Display) -> Error {
         let kind = match self {
             Self::NoMatch | Self::NoIdentity | Self::NotAge => ErrorKind::Keys,
             Self::Header(_) | Self::BadMac | Self::Payload { .. } | Self::Forged(_) => ErrorKind::Corrupt,
         };
-        let error = Error::new(kind, format!("{self} {about}")).with_source(self);
+        let error = Error::new(kind, format!("{self} {about}")).with_reason(self.name()).with_source(self);
         match self {
             Self::NotAge => {
                 error.with_hint("if this replica was written unsealed once, allow it by age_allow_plaintext")

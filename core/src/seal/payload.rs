@@ -82,6 +82,16 @@ impl Geometry {
         }
     }
 
+    /// The chunks that this range of the object touches; none if it ends before them.
+    pub(crate) fn chunks_at(&self, object: &Range<u64>) -> Range<u64> {
+        match object.end <= self.start {
+            true => 0..0,
+            false => {
+                object.start.saturating_sub(self.start) / SEALED_CHUNK..(object.end - 1 - self.start) / SEALED_CHUNK + 1
+            }
+        }
+    }
+
     /// Where chunks lie in the object.
     pub(crate) fn sealed_range(&self, chunks: &Range<u64>) -> Range<u64> {
         let at = |chunk: u64| (self.start + chunk * SEALED_CHUNK).min(self.object());

@@ -5,6 +5,7 @@ use std::fmt;
 use age::Recipient as _;
 use age_core::format::{FileKey, Stanza};
 
+use super::bech32;
 use super::crypto;
 use super::hybrid::{HybridRecipient, Spelling};
 use super::identities::IdentityKind;
@@ -37,7 +38,7 @@ impl Recipient {
         }
         Err(match text {
             _ if text.starts_with("AGE-SECRET-KEY-") => "a private key where a public one belongs",
-            _ if text.starts_with("ssh-") => "SSH keys are not supported",
+            _ if text.starts_with("ssh-") => super::NO_SSH,
             _ => "not a public key (age1…, age1pq1…, age1xw1…)",
         })
     }
@@ -172,8 +173,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 fn is_low_order_text(text: &str) -> bool {
-    use bech32::FromBase32;
-    bech32::decode(text).ok().and_then(|(_, data, _)| Vec::from_base32(&data).ok()).is_none_or(|b| is_low_order(&b))
+    bech32::decode("age", text).map_or(true, |point| is_low_order(&point))
 }
 
 /// The X25519 points that give everybody the same shared secret, zero. The `age` crate panics on sealing to one.
@@ -210,14 +210,13 @@ pub(super) fn is_low_order(point: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bech32::{ToBase32, Variant};
 
     #[test]
     fn points_that_would_make_the_sealer_panic_are_refused() {
         for mut point in LOW_ORDER {
             for high in [0, 0x80] {
                 point[31] |= high;
-                let text = bech32::encode("age", point.to_base32(), Variant::Bech32).expect("encoded");
+                let text = bech32::encode("age", &point);
                 assert!(Recipients::parse(&text).is_err(), "{point:x?}");
                 let raw: age::x25519::Recipient = text.parse().expect("the crate takes it");
                 let file_key = FileKey::new(Box::new([7; 16]));

@@ -17,6 +17,11 @@ pub(crate) fn hex(text: &str) -> Vec<u8> {
     (0..text.len() / 2).map(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).expect("hex")).collect()
 }
 
+/// SHA-256, as the kit tells it.
+pub(crate) fn digest(bytes: &[u8]) -> Vec<u8> {
+    sha256(&[bytes]).to_vec()
+}
+
 /// A file of the vectors.
 pub(crate) fn data(name: &str) -> Vec<u8> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/age").join(name);

@@ -119,6 +119,42 @@ impl LtxStore {
     }
 
     /// Stores a file under its name, which must be free. An object that is there already is left as it is.
+    ///
+    /// What it takes has gone through [`seal`](Self::seal) of a store, which nothing else makes:
+    ///
+    /// ```
+    /// # use replicate::{Level, Timestamp, TxidRange, blob::Body, store::LtxStore};
+    /// async fn put(store: &LtxStore, txids: TxidRange, body: Body) -> replicate::Result<()> {
+    ///     store.put(&store.seal(Level::L0, txids, body)?, Timestamp(0)).await.map(drop)
+    /// }
+    /// ```
+    ///
+    /// So a body that goes past the keys does not compile, neither as it is,
+    ///
+    /// ```compile_fail,E0308
+    /// # use replicate::{Level, Timestamp, TxidRange, blob::Body, store::LtxStore};
+    /// async fn put(store: &LtxStore, txids: TxidRange, body: Body) -> replicate::Result<()> {
+    ///     store.put(&body, Timestamp(0)).await.map(drop)
+    /// }
+    /// ```
+    ///
+    /// nor in the clothes of a sealed one,
+    ///
+    /// ```compile_fail,E0451
+    /// # use replicate::{Level, Timestamp, TxidRange, blob::Body, store::{LtxStore, Sealed}};
+    /// async fn put(store: &LtxStore, sealed: Sealed, body: Body) -> replicate::Result<()> {
+    ///     store.put(&Sealed { body, ..sealed }, Timestamp(0)).await.map(drop)
+    /// }
+    /// ```
+    ///
+    /// nor past this store: the one behind it is its own.
+    ///
+    /// ```compile_fail,E0616
+    /// # use replicate::{Level, Timestamp, TxidRange, blob::{Body, ObjectKey, PutOptions}, store::LtxStore};
+    /// async fn put(store: &LtxStore, key: ObjectKey, body: Body, options: PutOptions) -> replicate::Result<()> {
+    ///     store.blob.put(&key, body, options).await.map(drop).map_err(Into::into)
+    /// }
+    /// ```
     pub async fn put(&self, file: &Sealed, created: Timestamp) -> Result<PutOutcome> {
         let key = self.layout.key(file.place.level, file.place.txids)?;
         let mode = if mutant!(PutUnconditional) { PutMode::Overwrite } else { PutMode::Create };

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
@@ -32,6 +33,8 @@ pub struct OpenFile<'a> {
     store: &'a LtxStore,
     file: LtxInfo,
     form: Form,
+    /// Whether the first bytes were seen, which tell whether it is sealed.
+    looked: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -61,8 +64,9 @@ impl LtxStore {
     /// [`Keys`](crate::ErrorKind::Keys) if no key at hand opens it, [`Corrupt`](crate::ErrorKind::Corrupt) if it was
     /// changed or cut; and whatever the store answers.
     pub async fn open(&self, file: &LtxInfo) -> Result<OpenFile<'_>> {
+        let looked = AtomicBool::new(self.keys.can_open());
         let form = if self.keys.can_open() { self.open_form(file).await? } else { Form::Plain };
-        Ok(OpenFile { store: self, file: file.clone(), form })
+        Ok(OpenFile { store: self, file: file.clone(), form, looked })
     }
 
     async fn open_form(&self, file: &LtxInfo) -> Result<Form> {
@@ -71,29 +75,33 @@ impl LtxStore {
         if !self.keys.must_open(&head).map_err(failed)? {
             return Ok(Form::Plain);
         }
-        let header = self.header_of(file, &mut head).await?;
-        let start = header.bytes().len();
-        let nonce = match head.get(start..start + NONCE) {
-            Some(nonce) => Bytes::copy_from_slice(nonce),
-            None if start as u64 + NONCE as u64 > file.size => {
-                return Err(failed(SealError::Header("the file ends within its nonce")));
-            }
-            None => self.exactly(file, start as u64..(start + NONCE) as u64).await?,
-        };
-        let nonce =
-            <[u8; NONCE]>::try_from(nonce.as_ref()).map_err(|_| Error::internal("a nonce of another length"))?;
+        let (header, nonce) = self.start_of(file, &mut head).await?;
         let place = Place { level: file.level, txids: file.txids };
         let file_key = self.keys.open_header(&header, Some(place)).map_err(failed)?;
         let key = PayloadKey::new(&file_key, &nonce);
-        let cut = SealError::Payload { chunk: 0, why: "no file has this length" };
-        let geometry = Geometry::of_object(start as u64, file.size).ok_or_else(|| failed(cut))?;
+        let geometry = geometry_of(file, &header)?;
         let unsealed = Unsealed { key, geometry, cache: Mutex::default() };
         unsealed.keep_tail(file.size - tail.len() as u64, &tail).map_err(failed)?;
         Ok(Form::Sealed(Box::new(unsealed)))
     }
 
-    /// The header of a sealed file whose first bytes are `head`; more are fetched if it is longer.
-    pub(super) async fn header_of(&self, file: &LtxInfo, head: &mut Bytes) -> Result<SealHeader> {
+    /// The header and the nonce of a sealed file whose first bytes are `head`; more are fetched if they are longer.
+    pub(super) async fn start_of(&self, file: &LtxInfo, head: &mut Bytes) -> Result<(SealHeader, [u8; NONCE])> {
+        let header = self.header_of(file, head).await?;
+        let start = header.bytes().len();
+        let nonce = match head.get(start..start + NONCE) {
+            Some(nonce) => Bytes::copy_from_slice(nonce),
+            None if start as u64 + NONCE as u64 > file.size => {
+                let cut = SealError::Header("the file ends within its nonce");
+                return Err(cut.into_error(format_args!("key={}", file.key)));
+            }
+            None => self.exactly(file, start as u64..(start + NONCE) as u64).await?,
+        };
+        let nonce = nonce.as_ref().try_into().map_err(|_| Error::internal("a nonce of another length"))?;
+        Ok((header, nonce))
+    }
+
+    async fn header_of(&self, file: &LtxInfo, head: &mut Bytes) -> Result<SealHeader> {
         let failed = |e: SealError| e.into_error(format_args!("key={}", file.key));
         let mut parser = HeaderParser::new();
         let mut fed = 0;
@@ -128,12 +136,22 @@ impl LtxStore {
                 let cut = SealError::Payload { chunk: 0, why: "the file is shorter than it was listed" };
                 return Err(cut.into_error(format_args!("key={}", file.key)));
             }
+            if bytes.len() as u64 > range.end - at {
+                return Err(Error::internal(format!("the store sent more than was asked for key={}", file.key)));
+            }
             // A body that ended early goes on where it ended.
             at += bytes.len() as u64;
             parts.push(bytes);
         }
         Ok(join(&parts))
     }
+}
+
+/// Where things are in a file that begins with this header, by its listed length.
+pub(super) fn geometry_of(file: &LtxInfo, header: &SealHeader) -> Result<Geometry> {
+    let cut = SealError::Payload { chunk: 0, why: "no file has this length" };
+    let geometry = Geometry::of_object(header.bytes().len() as u64, file.size);
+    geometry.ok_or_else(|| cut.into_error(format_args!("key={}", file.key)))
 }
 
 impl OpenFile<'_> {
@@ -158,14 +176,28 @@ impl OpenFile<'_> {
         match &self.form {
             Form::Plain => {
                 let bytes = self.store.get(&self.file, Some(range.clone())).await.map_err(Error::from)?;
-                // Without a key nothing was looked at yet.
-                if range.start == 0 && bytes.starts_with(MAGIC_START) {
-                    return Err(SealError::NoIdentity.into_error(format_args!("key={}", self.file.key)));
-                }
+                self.look(&range, &bytes).await?;
                 Ok(bytes)
             }
             Form::Sealed(unsealed) => self.read_sealed(unsealed, range).await,
         }
+    }
+
+    /// Without a private key nothing was looked at when it was opened: see that it is plain, and may be, before any of it
+    /// is given out.
+    async fn look(&self, range: &Range<u64>, bytes: &Bytes) -> Result<()> {
+        if self.looked.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let enough = self.file.size.min(MAGIC_START.len() as u64);
+        let start = match range.start == 0 && bytes.len() as u64 >= enough {
+            true => bytes.clone(),
+            false => self.store.exactly(&self.file, 0..enough).await?,
+        };
+        let sealed = self.store.keys.must_open(&start);
+        sealed.map_err(|e| e.into_error(format_args!("key={}", self.file.key)))?;
+        self.looked.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     async fn read_sealed(&self, unsealed: &Unsealed, range: Range<u64>) -> Result<Bytes> {

@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use crate::blob::{Body, BodySource};
 use crate::error::{Error, ErrorKind, Result};
-use crate::seal::{Geometry, Keys, PayloadKey, Place, SEALED_CHUNK};
+use crate::seal::{Geometry, Keys, PayloadKey, Place};
 
 /// A body as it will lie in the store. Putting it again, also in other parts, puts the same bytes.
 #[derive(Clone, Debug)]
@@ -83,7 +83,7 @@ impl BodySource for SealedBody {
         if range.end <= start {
             return Ok(Bytes::copy_from_slice(&self.start[index(range.start)?..index(range.end)?]));
         }
-        let chunks = range.start.saturating_sub(start) / SEALED_CHUNK..(range.end - 1 - start) / SEALED_CHUNK + 1;
+        let chunks = self.geometry.chunks_at(&range);
         let from = match range.start < start {
             true => 0,
             false => self.geometry.sealed_range(&chunks).start,

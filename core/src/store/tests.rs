@@ -125,7 +125,11 @@ fn every_bad_file_is_refused_by_ranges_for_its_reason() {
 fn the_public_test_kit_passes_by_ranges() {
     for case in kit() {
         let (store, _, info) = holding(keys(&case.identity), &case.bytes);
-        let found = match read_backwards(&store, &info).map_err(|e| class(seal_error(&e))) {
+        let read = read_backwards(&store, &info);
+        if let (Ok(plain), Some(payload)) = (&read, &case.payload) {
+            assert_eq!(crate::seal::testing::digest(plain), *payload, "{}", case.name);
+        }
+        let found = match read.map_err(|e| class(seal_error(&e))) {
             Ok(_) => "success",
             Err("NotAge" | "Header") => "header failure",
             Err("NoMatch") => "no match",
@@ -254,6 +258,228 @@ fn a_store_that_sends_more_than_it_was_asked_for_is_refused() {
             assert_eq!(read.err().map(|e| e.kind()), Some(ErrorKind::Unsupported), "{len} {more}");
         }
     }
+}
+
+fn a_plain_file_is_refused_with_keys_of_either_kind_and_a_sealed_one_in_any_range_without() {
+    // A host that can only write restores nothing that anybody may have put there.
+    let (store, _, info) = holding(sealing_keys(IdentityKind::PostQuantum, false), &pattern(5000));
+    for range in [0..100, 4000..4100, 0..1] {
+        let error = block_on(async { store.open(&info).await.expect("not looked at").read(range).await });
+        assert_eq!(seal_error(&error.expect_err("plain")), crate::seal::SealError::NotAge);
+    }
+    let error = store.opening().of(&info).feed(pattern(5000), true).expect_err("plain");
+    assert_eq!(error, crate::seal::SealError::NotAge);
+
+    let file = good().into_iter().find(|file| file.name == "ok/pq__ltx_1page.age").expect("there");
+    for keys in [Keys::none(), KeysBuilder { allow_plaintext: true, ..KeysBuilder::default() }.build().expect("fine")] {
+        let (store, blob, info) = holding(Arc::new(keys), &file.bytes);
+        for range in [0..100, 0..5, 300..400] {
+            let error = block_on(async { store.open(&info).await.expect("not looked at").read(range).await });
+            assert_eq!(seal_error(&error.expect_err("sealed")), crate::seal::SealError::NoIdentity);
+        }
+        // And a plain one costs one look.
+        let (plain, counted, info) = holding(Arc::new(Keys::none()), &pattern(5000));
+        block_on(async {
+            let open = plain.open(&info).await.expect("opened");
+            assert_eq!(open.read(3000..3010).await.expect("read"), pattern(5000)[3000..3010]);
+            assert_eq!(open.read(10..20).await.expect("read"), pattern(5000)[10..20]);
+        });
+        assert_eq!(counted.1.lock().expect("not poisoned").len(), 3);
+        drop(blob);
+    }
+}
+
+#[test]
+fn changed_files_are_refused_by_ranges_too() {
+    let keys = sealing_keys(IdentityKind::X25519, true);
+    let plain = pattern(200_000);
+    let place = Place { level: Level::L0, txids: txids() };
+    let whole = |len: usize| {
+        let body = Sealed::new(&keys, place, Arc::new(plain.slice(..len))).expect("sealed").body;
+        block_on(body.read(0..body.len())).expect("read")
+    };
+    let samples = [whole(300), whole(4096), whole(200_000)];
+    let mut chance = 0x1234_5678_u64;
+    let mut below = |bound: usize| {
+        chance ^= chance << 13;
+        chance ^= chance >> 7;
+        chance ^= chance << 17;
+        (chance % bound as u64) as usize
+    };
+    for round in 0..3000 {
+        let sample = &samples[if round % 50 == 0 { 2 } else { round % 2 }];
+        let mut bytes = sample.to_vec();
+        match round % 3 {
+            0 => bytes[below(sample.len())] ^= 1 << below(8),
+            1 => bytes.truncate(below(sample.len())),
+            _ => {
+                let (a, b) = (below(sample.len() - 16), below(sample.len() - 16));
+                (0..16).for_each(|i| bytes.swap(a + i, b + i));
+            }
+        }
+        let (store, _, info) = holding(keys.clone(), &bytes);
+        assert!(bytes == sample[..] || read_backwards(&store, &info).is_err(), "round {round}");
+    }
+}
+
+/// Keys whose second opens what the first seals, and seals to one more; and the header of a file of either.
+fn two_coats() -> (Arc<Keys>, Arc<Keys>) {
+    let (one, two) = (generate_identity(IdentityKind::X25519), generate_identity(IdentityKind::X25519));
+    let (one, two) = (one.expect("made"), two.expect("made"));
+    let keys = |recipients: &str| {
+        let recipients = Some(Recipients::parse(recipients).expect("recipients"));
+        let identities = Some(Identities::parse(&one.identity).expect("an identity"));
+        Arc::new(KeysBuilder { recipients, identities, ..KeysBuilder::default() }.build().expect("they fit"))
+    };
+    (keys(&one.recipient), keys(&format!("{}\n{}", one.recipient, two.recipient)))
+}
+
+#[test]
+fn a_file_gets_a_new_header_in_parts_of_any_size_and_a_damaged_one_keeps_its_own() {
+    let (old, new) = two_coats();
+    let plain = pattern(500_000);
+    let place = Place { level: Level::L0, txids: txids() };
+    let sealed = Sealed::new(&old, place, Arc::new(plain.clone())).expect("sealed").body;
+    let bytes = block_on(sealed.read(0..sealed.len())).expect("read");
+    let (store, blob, info) = holding(old, &bytes);
+    let rewrapping = LtxStore::new(blob.clone(), new);
+
+    for at in [bytes.len() - 1, bytes.len() / 2, 200, 170, 100] {
+        let mut damaged = bytes.to_vec();
+        damaged[at] ^= 1;
+        let put = |bytes: Vec<u8>| {
+            let options = PutOptions { mode: PutMode::Overwrite, created: Timestamp(1) };
+            block_on(blob.put(info.key(), Arc::new(Bytes::from(bytes)), options)).expect("stored");
+        };
+        put(damaged.clone());
+        let error = block_on(rewrapping.rewrap(&info)).expect_err("damaged");
+        assert!(matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Keys), "{at}: {error}");
+        assert_eq!(block_on(store.get(&info, None)).expect("there"), damaged, "as it was");
+        put(bytes.to_vec());
+    }
+
+    assert!(block_on(rewrapping.rewrap(&info)).expect("rewrapped"));
+    let again = block_on(rewrapping.list(Level::L0, Txid::ZERO)).expect("listed").remove(0);
+    assert!(again.size > info.size && again.created == info.created);
+    assert_eq!(read_backwards(&store, &again).expect("opens"), plain);
+    // What was listed before is another object now: nothing of it is made up.
+    assert!(read_backwards(&store, &info).is_err());
+    let error = block_on(rewrapping.rewrap(&info)).expect_err("another length than was listed");
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    assert_eq!(read_backwards(&store, &again).expect("opens"), plain);
+    assert!(block_on(rewrapping.rewrap(&again)).expect("as often as one likes"));
+}
+
+/// A memory store in which an object is replaced right after its beginning was read.
+#[derive(Debug)]
+struct Replacing(Counting, Mutex<Option<Bytes>>);
+
+#[async_trait]
+impl BlobStore for Replacing {
+    fn kind(&self) -> &'static str {
+        "memory"
+    }
+    fn caps(&self) -> Caps {
+        self.0.caps()
+    }
+    fn location(&self) -> String {
+        self.0.location()
+    }
+    async fn put(&self, key: &ObjectKey, body: Body, options: PutOptions) -> BlobResult<ObjectMeta> {
+        // In parts, as a large body.
+        let mut bytes = Vec::new();
+        while (bytes.len() as u64) < body.len() {
+            let start = bytes.len() as u64;
+            bytes.extend_from_slice(&body.read(start..body.len().min(start + 100_001)).await?);
+        }
+        self.0.put(key, Arc::new(Bytes::from(bytes)), options).await
+    }
+    async fn get(&self, key: &ObjectKey, range: Option<Range<u64>>) -> BlobResult<Bytes> {
+        let bytes = self.0.get(key, range).await?;
+        let other = self.1.lock().expect("not poisoned").take();
+        if let Some(other) = other {
+            let options = PutOptions { mode: PutMode::Overwrite, created: Timestamp(1) };
+            self.0.put(key, Arc::new(other), options).await?;
+        }
+        Ok(bytes)
+    }
+    async fn head(&self, key: &ObjectKey) -> BlobResult<ObjectMeta> {
+        self.0.head(key).await
+    }
+    fn list(&self, prefix: &str, start_after: Option<&str>) -> BoxStream<'_, BlobResult<ObjectMeta>> {
+        self.0.list(prefix, start_after)
+    }
+    async fn delete(&self, keys: &[ObjectKey]) -> BlobResult<()> {
+        self.0.delete(keys).await
+    }
+}
+
+#[test]
+fn two_who_rewrap_one_file_leave_one_that_opens() {
+    let (old, new) = two_coats();
+    let plain = pattern(300_000);
+    let place = Place { level: Level::L0, txids: txids() };
+    let seal = |keys: &Keys| {
+        let body = Sealed::new(keys, place, Arc::new(plain.clone())).expect("sealed").body;
+        block_on(body.read(0..body.len())).expect("read")
+    };
+    let (bytes, theirs) = (seal(&old), seal(&new));
+    let memory = Counting(MemoryStore::new(Arc::new(SystemClock::new())), Mutex::default(), AtomicU64::new(0));
+    let blob = Arc::new(Replacing(memory, Mutex::default()));
+    let store = LtxStore::new(blob.clone(), new.clone());
+    let key = store.layout.key(Level::L0, txids()).expect("a key");
+    let options = PutOptions { mode: PutMode::Overwrite, created: Timestamp(1) };
+    block_on(blob.put(&key, Arc::new(bytes), options)).expect("stored");
+    let info = block_on(store.list(Level::L0, Txid::ZERO)).expect("listed").remove(0);
+    *blob.1.lock().expect("not poisoned") = Some(theirs.clone());
+    let error = block_on(store.rewrap(&info)).expect_err("it was replaced meanwhile");
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    assert_eq!(block_on(blob.get(&key, None)).expect("there"), theirs, "theirs is as it was");
+    let info = block_on(store.list(Level::L0, Txid::ZERO)).expect("listed").remove(0);
+    assert!(block_on(store.rewrap(&info)).expect("in parts"));
+    assert_eq!(read_backwards(&store, &info).expect("opens"), plain);
+}
+
+#[test]
+fn a_store_that_sends_more_than_was_asked_for_is_no_panic() {
+    #[derive(Debug)]
+    struct Long(MemoryStore);
+    #[async_trait]
+    impl BlobStore for Long {
+        fn kind(&self) -> &'static str {
+            "memory"
+        }
+        fn caps(&self) -> Caps {
+            self.0.caps()
+        }
+        fn location(&self) -> String {
+            self.0.location()
+        }
+        async fn put(&self, key: &ObjectKey, body: Body, options: PutOptions) -> BlobResult<ObjectMeta> {
+            self.0.put(key, body, options).await
+        }
+        async fn get(&self, key: &ObjectKey, range: Option<Range<u64>>) -> BlobResult<Bytes> {
+            self.0.get(key, range.map(|range| range.start..u64::MAX)).await
+        }
+        async fn head(&self, key: &ObjectKey) -> BlobResult<ObjectMeta> {
+            self.0.head(key).await
+        }
+        fn list(&self, prefix: &str, start_after: Option<&str>) -> BoxStream<'_, BlobResult<ObjectMeta>> {
+            self.0.list(prefix, start_after)
+        }
+        async fn delete(&self, keys: &[ObjectKey]) -> BlobResult<()> {
+            self.0.delete(keys).await
+        }
+    }
+    let keys = sealing_keys(IdentityKind::X25519, true);
+    let store = LtxStore::new(Arc::new(Long(MemoryStore::new(Arc::new(SystemClock::new())))), keys);
+    block_on(async {
+        let sealed = store.seal(Level::L0, txids(), Arc::new(pattern(400_000))).expect("sealed");
+        store.put(&sealed, Timestamp(1)).await.expect("stored");
+        let info = store.list(Level::L0, Txid::ZERO).await.expect("listed").remove(0);
+        let error = store.open(&info).await.map(drop).expect_err("more than was asked for");
+        assert!(error.to_string().contains("more than was asked for"), "{error}");
+    });
 }
 
 proptest! {

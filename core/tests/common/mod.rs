@@ -8,6 +8,8 @@
     reason = "tests; each file uses a part"
 )]
 
+pub mod sealing;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -12,27 +12,32 @@ class ReplicateError(Exception):
     """The base of all errors of this package.
 
     ``code`` is the name of the kind, the same in every language; ``number`` its stable number; ``hint`` the
-    way out where there is one to name; ``retryable`` tells whether trying again later, unchanged, can help.
+    way out where there is one to name; ``retryable`` tells whether trying again later, unchanged, can help. ``reason``
+    tells what does not open apart: ``NOT_AGE``, ``HEADER``, ``NO_MATCH``, ``BAD_MAC``, ``PAYLOAD``, ``NO_IDENTITY``,
+    ``FORGED``; it is None for everything else.
     """
 
     code: ClassVar[str] = "UNKNOWN"
     number: ClassVar[int] = 0
     retryable: ClassVar[bool] = False
 
-    def __init__(self, message: str = "", *, hint: Optional[str] = None) -> None:
+    def __init__(self, message: str = "", *, hint: Optional[str] = None, reason: Optional[str] = None) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.reason = reason
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _again, (type(self), self.message, self.hint)
+        return _again, (type(self), self.message, self.hint, self.reason)
 
 
-def _again(kind: type[ReplicateError], message: str, hint: Optional[str]) -> ReplicateError:
-    return kind(message, hint=hint)
+def _again(
+    kind: type[ReplicateError], message: str, hint: Optional[str], reason: Optional[str]
+) -> ReplicateError:
+    return kind(message, hint=hint, reason=reason)
 
 
 class ConfigError(ReplicateError, ValueError):
@@ -182,6 +187,6 @@ BY_NUMBER: dict[int, type[ReplicateError]] = {
 }
 
 
-def make(number: int, message: str, hint: Optional[str]) -> ReplicateError:
+def make(number: int, message: str, hint: Optional[str], reason: Optional[str] = None) -> ReplicateError:
     """The exception for an error of the native module."""
-    return BY_NUMBER.get(number, ReplicateError)(message, hint=hint)
+    return BY_NUMBER.get(number, ReplicateError)(message, hint=hint, reason=reason)

@@ -3,7 +3,7 @@
 import os
 from typing import Optional, Union
 
-ErrorParts = tuple[int, str, Optional[str]]
+ErrorParts = tuple[int, str, Optional[str], Optional[str]]
 StatusParts = tuple[int, int, bool, str, Optional[ErrorParts], Optional[int], int, list[str]]
 StopParts = tuple[bool, int, int, Optional[ErrorParts]]
 RestoreParts = tuple[int, int, int, int, int, int, str, float]

@@ -19,7 +19,7 @@ use crate::restore::{Cancel, Check, RestoreEnv, RestoreOptions, RestoreReport, r
 use crate::store::LtxStore;
 
 /// Restores over an existing file, which must survive a failure.
-fn attempt(store: &LtxStore, env: &RestoreEnv) -> crate::Result<(RestoreReport, Vec<u8>)> {
+pub(super) fn attempt(store: &LtxStore, env: &RestoreEnv) -> crate::Result<(RestoreReport, Vec<u8>)> {
     let folder = tempfile::tempdir().expect("a folder");
     let output = folder.path().join("out.db");
     std::fs::write(&output, b"what was here").expect("written");
