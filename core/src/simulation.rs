@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use replicate_format::{Level, TxidRange};
 use tokio::sync::Notify;
 
 use crate::blob::SharedBlobStore;
@@ -21,7 +22,7 @@ use crate::event::{Event, StopReport, SyncStatus};
 use crate::exec::Blocking;
 use crate::fleet::{Env, Member, Queue, Shared};
 use crate::restore::{Cancel, RestoreEnv, RestoreOptions, RestoreReport};
-use crate::seal::Keys;
+use crate::seal::{Keys, Opener, Place};
 use crate::store::LtxStore;
 
 pub use crate::mutant::{Mutant, switch};
@@ -139,9 +140,21 @@ impl Engine {
 pub async fn restore(
     options: &RestoreOptions,
     blob: SharedBlobStore,
+    keys: Arc<Keys>,
     disk: SharedDisk,
     clock: SharedClock,
 ) -> Result<RestoreReport> {
     let env = RestoreEnv { disk, clock, blocking: Blocking::Inline };
-    crate::restore::run(&LtxStore::new(blob, Arc::new(Keys::none())), options, &env, &|_| {}, &Cancel::new()).await
+    crate::restore::run(&LtxStore::new(blob, keys), options, &env, &|_| {}, &Cancel::new()).await
+}
+
+/// What a sealed object holds.
+///
+/// # Errors
+/// None of the keys opens it, or it is not whole.
+pub fn unseal(keys: &Arc<Keys>, level: Level, txids: TxidRange, object: &[u8]) -> Result<Vec<u8>> {
+    let mut plain = Vec::new();
+    let opened = Opener::new(keys.clone(), Some(Place { level, txids })).feed(object, true, &mut plain);
+    opened.map_err(|e| e.into_error(format_args!("txids={txids}")))?;
+    Ok(plain)
 }

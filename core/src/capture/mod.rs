@@ -136,6 +136,10 @@ pub(crate) struct Capture {
     /// The database the position is of.
     database: (u64, u64),
     shipped: Option<ShippedRecord>,
+    /// The last id that was given before everything was forgotten.
+    given: Txid,
+    /// Above zero while everything is given up, see [`Record::given_up`].
+    given_up: Txid,
     /// The local state is of another replica: it is not looked at, and left as it is until this one has answered.
     foreign: bool,
     /// What the replica was sealed to when the last whole image was made.
@@ -190,6 +194,8 @@ impl Capture {
             position,
             database: (0, 0),
             shipped: None,
+            given: Txid::ZERO,
+            given_up: Txid::ZERO,
             foreign: record.as_ref().is_some_and(|record| record.replica != replica),
             sealed_to: String::new(),
             snapshot_due: false,
@@ -217,10 +223,13 @@ impl Capture {
         self.shipped = record.shipped;
         self.sealed_to.clone_from(&record.sealed_to);
         self.database = record.database;
-        let Some(page_size) = self.ledger.page_size() else {
+        let given_up = Txid(record.given_up);
+        let Some(page_size) = self.ledger.page_size().filter(|_| given_up.is_zero()) else {
+            self.given_up = given_up;
             self.forget()?;
-            // That the store had it is known all the same: its ids are taken whatever a listing says.
+            // Its ids are taken all the same, whatever a listing says: what the store had, and what was on its way.
             self.shipped = record.shipped;
+            self.given = given_up.max(Txid(record.txid));
             return Ok(());
         };
         self.position.page_size = Some(page_size);
@@ -254,7 +263,7 @@ impl Capture {
             // It knows captures that the spool has lost: what it says of their pages is not what the store has.
             tracing::warn!(ahead = %self.ledger.ahead(), "spool files are missing, comparing with the database");
             self.ledger.reset()?;
-            self.position.due = Some(RebaseReason::SpoolDamaged);
+            self.damaged_after(self.position.txid);
             return Ok(());
         }
         if record.txid == self.position.txid.0 && record.commit == self.position.commit {
@@ -277,9 +286,7 @@ impl Capture {
         // A flush that failed, or was cut by a crash, has left checksums of this capture in it, under the header of
         // an earlier one.
         self.ledger.reset()?;
-        self.position.txid = good;
-        self.position.due = Some(RebaseReason::SpoolDamaged);
-        self.snapshot_due = snapshot;
+        self.damaged_after(good);
         Ok(())
     }
 
@@ -287,9 +294,16 @@ impl Capture {
     fn unknown_after(&mut self, shipped: Txid) -> Result<()> {
         self.spool().discard_after(Txid::ZERO)?;
         self.ledger.reset()?;
-        self.position.txid = shipped;
-        self.position.due = Some(RebaseReason::SpoolDamaged);
+        self.damaged_after(shipped);
         Ok(())
+    }
+
+    /// Without a ledger everything is stored again. As a snapshot it needs nothing of what is there, also no page size:
+    /// the one that was known may be that of a capture that is given up.
+    fn damaged_after(&mut self, good: Txid) {
+        self.position.txid = good;
+        self.position.due = Some(RebaseReason::SpoolDamaged);
+        self.snapshot_due = true;
     }
 
     /// Reads a spool file whole; unless the ledger covers it, brings the ledger from before it to after it.
@@ -364,7 +378,8 @@ impl Capture {
     pub(crate) fn chain(&self) -> LocalChain {
         let spooled: Vec<SpoolFile> = self.spool().pending(Txid::ZERO).cloned().collect();
         let (sealed, rekeyed) = (!self.config.sealed_to.is_empty(), self.sealed_to != self.config.sealed_to);
-        LocalChain { newest: self.position.txid, spooled, shipped: self.shipped, sealed, rekeyed }
+        let (newest, shipped, given) = (self.position.txid, self.shipped, self.given);
+        LocalChain { newest, spooled, shipped, given, sealed, rekeyed }
     }
 
     /// Notes which object of the store this chain stands on.
@@ -375,10 +390,16 @@ impl Capture {
 
     /// Has everything captured anew. What is spooled and not shipped is in the database too.
     pub(crate) fn start_over(&mut self, over: StartOver) -> Result<()> {
+        self.state.reopen_if_gone()?;
+        // First of all: what is spooled may be on its way to the store. If this ends halfway, nothing else would tell
+        // that its ids are taken.
+        self.given_up = self.given_up.max(self.given).max(self.position.txid).max(over.after);
+        self.record()?;
+        self.state.sync()?;
         self.spool().discard_after(Txid::ZERO)?;
         self.ledger.reset()?;
-        self.state.reopen_if_gone()?;
         self.foreign = false;
+        (self.given, self.given_up) = (Txid::ZERO, Txid::ZERO);
         self.position.txid = over.after;
         self.position.mark = None;
         self.position.due = Some(over.reason);
@@ -550,6 +571,7 @@ impl Capture {
                 checksum: m.checksum,
             }),
             shipped: self.shipped,
+            given_up: self.given_up.0,
             sealed_to: self.sealed_to.clone(),
         };
         self.state.write(&record)

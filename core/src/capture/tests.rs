@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use replicate_format::Txid;
 
+use super::StartOver;
 use super::testing::Bench;
 use crate::disk::faulty::Op;
 use crate::error::ErrorKind;
@@ -52,6 +53,30 @@ fn a_spool_that_lost_files_the_ledger_knows_of_is_compared_with_nothing() {
     let mut bench = bench.restart();
     bench.catch_up();
     bench.assert_spooled();
+}
+
+#[test]
+fn a_start_over_that_ends_at_any_point_gives_no_id_twice() {
+    let mut ended_halfway = 0;
+    for op in [Op::Write, Op::Sync, Op::Remove, Op::SyncDir] {
+        for n in 0..6 {
+            let mut bench = Bench::new();
+            for id in 0..3 {
+                bench.write(id, 100);
+                bench.catch_up();
+            }
+            // The last of them may be on its way to the store.
+            let given = bench.capture.chain().newest;
+            bench.faults.fail(op, "", n, u32::MAX, Io::Other);
+            let reason = RebaseReason::RemoteBehind;
+            let over = StartOver { after: given, reason, snapshot: true, basis: None };
+            ended_halfway += u32::from(bench.capture.start_over(over).is_err());
+            bench.faults.clear();
+            let chain = bench.restart().capture.chain();
+            assert!(chain.newest.max(chain.given) >= given, "{op:?} {n}: {chain:?}");
+        }
+    }
+    assert!(ended_halfway > 3, "{ended_halfway}");
 }
 
 #[test]

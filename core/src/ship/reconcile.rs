@@ -88,9 +88,11 @@ pub(crate) fn reconcile(local: &LocalChain, remote: &RemoteChain) -> Result<Reco
     let start_over = |reason, snapshot| Ok(Reconciled::StartOver { after, reason, snapshot });
     if local.newest.is_zero() {
         let acknowledged = local.shipped.map_or(Txid::ZERO, |shipped| shipped.txid());
-        if acknowledged > remote.newest {
-            let (after, reason) = (acknowledged, RebaseReason::RemoteBehind);
-            return Ok(Reconciled::StartOver { after, reason, snapshot: true });
+        let taken = acknowledged.max(local.given);
+        if taken > remote.newest {
+            let behind = acknowledged > remote.newest;
+            let reason = if behind { RebaseReason::RemoteBehind } else { RebaseReason::NoLedger };
+            return Ok(Reconciled::StartOver { after: taken, reason, snapshot: true });
         }
         let reason = if remote.newest.is_zero() { RebaseReason::First } else { RebaseReason::NoLedger };
         // What is there may be sealed to keys that those who hold the present ones do not have: nothing of it must
@@ -184,7 +186,7 @@ mod tests {
 
     fn local(newest: u64, spooled: &[SpoolFile]) -> LocalChain {
         let shipped = Some(ShippedRecord { txid: 5, level: 0, size: 100 });
-        LocalChain { newest: Txid(newest), spooled: spooled.to_vec(), shipped, sealed: false, rekeyed: false }
+        LocalChain { newest: Txid(newest), spooled: spooled.to_vec(), shipped, ..LocalChain::default() }
     }
 
     /// Level 0 from 1 on, and one file of level 1.
@@ -225,6 +227,15 @@ mod tests {
         let unknown = local(0, &[]);
         assert_eq!(start_over(&unknown, &nothing()), (5, RebaseReason::RemoteBehind, true));
         assert_eq!(start_over(&unknown, &remote(5, 100)), (5, RebaseReason::NoLedger, false));
+    }
+
+    #[test]
+    fn ids_that_may_be_on_their_way_are_not_given_again() {
+        let unknown = LocalChain { given: Txid(8), ..local(0, &[]) };
+        assert_eq!(start_over(&unknown, &remote(7, 100)), (8, RebaseReason::NoLedger, true));
+        assert_eq!(start_over(&unknown, &remote(8, 100)), (8, RebaseReason::NoLedger, false));
+        assert_eq!(start_over(&unknown, &remote(9, 100)), (9, RebaseReason::NoLedger, false));
+        assert_eq!(start_over(&unknown, &nothing()), (8, RebaseReason::RemoteBehind, true));
     }
 
     #[test]

@@ -60,6 +60,8 @@ pub(crate) struct LocalChain {
     pub(crate) spooled: Vec<SpoolFile>,
     /// The last object of the store that is known to belong to this chain: acknowledged, or compared.
     pub(crate) shipped: Option<ShippedRecord>,
+    /// Where nothing else is remembered: the last id that was given. It may have arrived without anybody noting it.
+    pub(crate) given: Txid,
     /// Objects are sealed from now on.
     pub(crate) sealed: bool,
     /// They are sealed to other keys than before, or no more, or for the first time.

@@ -32,6 +32,10 @@ pub(crate) struct Record {
     pub(crate) mark: Option<MarkRecord>,
     /// The last capture the store has acknowledged.
     pub(crate) shipped: Option<ShippedRecord>,
+    /// Above zero while everything is given up: nothing of the local state counts any more, and ids up to here may
+    /// get to be in the store.
+    #[serde(default)]
+    pub(crate) given_up: u64,
     /// What the chain is sealed to since its last whole image; empty: it is plain.
     #[serde(default)]
     pub(crate) sealed_to: String,
@@ -166,6 +170,7 @@ mod tests {
             commit: 3,
             mark: Some(MarkRecord { salts: (u32::MAX, 5), frame: 6, checksum: (7, 8) }),
             shipped: None,
+            given_up: 0,
             sealed_to: String::new(),
         }
     }

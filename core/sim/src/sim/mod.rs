@@ -11,6 +11,7 @@ mod clock;
 mod db;
 mod disk;
 mod door;
+mod keys;
 pub mod many;
 mod oracle;
 mod rng;

@@ -3,23 +3,27 @@
 //! | invariant | how it is checked |
 //! |---|---|
 //! | I1 what was committed before a successful `sync` or a flushed stop is in the chain | [`Oracle::covers`], when either answers |
-//! | I2 a transaction restores to a state at a commit boundary | each object when it is stored ([`Oracle::stored`]): every id is one committed state, in their order; and restores of the newest and of drawn ids, byte by byte |
+//! | I2 a transaction restores to a state at a commit boundary | each object when it is stored ([`Oracle::stored`]): every id is one committed state, in their order; and restores of the newest, of drawn ids and of their times, byte by byte |
 //! | I3, I5 ids are one contiguous run, nothing higher before what is lower | each object when it is stored |
 //! | I4 names are written once | the store, at each put |
 //! | I6 a delta only with a proof of continuity | by I2: a delta on a wrong base is no committed state |
 //! | I7 nothing is deleted | the store, at each delete (there is no retention yet) |
 //! | I8 success implies that it arrived | [`Oracle::acknowledged`], after each time the engine ran |
 //! | I14 what is captured is safe on this host | each file of the spool, when the engine tells of it |
+//! | I11 no plain byte leaves | each object of a sealed schedule when it is stored: it is an age file, and opens |
 //! | I9 no write lock is kept | when the engine waits; that it never restarts nor truncates follows from its door, which cannot |
 //! | I10 the read lock is never lost unnoticed | when the engine waits it holds exactly one read transaction if it is attached |
 //! | I14 the spool is bounded | when the engine waits |
 //! | – after the last fault all of it arrives, in bounded time | the end of each schedule |
 //!
-//! Not here: I11 (there is no sealing yet), I12 (fuzzing; a panic ends a simulation too), I13 (callers wait outside of
+//! Not here: I12 (fuzzing; a panic ends a simulation too), I13 (callers wait outside of
 //! the engine: `sync` and `stop` only leave a note).
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
+use replicate::seal::Keys;
+use replicate::simulation::unseal;
 use replicate_format::{Decoder, Level, TxidRange, parse_ltx_file_name};
 
 use super::db::state::{State, digest};
@@ -37,6 +41,8 @@ pub struct Oracle {
     /// The replica now.
     replica: State,
     page_sizes: Vec<u32>,
+    /// The ids that were stored, and when the host says that they were captured.
+    created: Vec<(u64, i64)>,
 }
 
 impl Oracle {
@@ -74,10 +80,38 @@ impl Oracle {
         self.page_sizes.get(usize::try_from(txid.checked_sub(1)?).ok()?).copied()
     }
 
+    /// When an id was captured.
+    pub fn created(&self, txid: u64) -> Option<i64> {
+        self.created.iter().find(|(id, _)| *id == txid).map(|(_, created)| *created)
+    }
+
+    /// Whether the first id was captured after a time.
+    pub fn begins_after(&self, time: i64) -> bool {
+        self.created.first().is_none_or(|(_, created)| *created > time)
+    }
+
+    /// The ids that were the newest at a time: captured by then, and the next one later. Where the clock was set back
+    /// there are several.
+    pub fn ids_at(&self, time: i64) -> Vec<u64> {
+        let after = self.created.iter().skip(1).map(|(_, created)| *created).chain([i64::MAX]);
+        let ids = self.created.iter().zip(after).filter(|((_, created), next)| *created <= time && time < *next);
+        ids.map(|((id, _), _)| *id).collect()
+    }
+
     /// The first place, from `from` on, at which the database was this.
     fn place(&self, hash: u64, from: usize) -> Option<usize> {
         let places = self.places.get(&hash)?;
         places.get(places.partition_point(|place| *place < from)).copied()
+    }
+
+    /// A sealed object is in the store now.
+    pub fn sealed(&mut self, key: &str, body: &[u8], keys: &Arc<Keys>) -> Result<(), String> {
+        if !body.starts_with(b"age-encryption.org/v1\n") {
+            return Err(format!("I11: {key} is not sealed"));
+        }
+        let (level, txids) = parse_key(key).ok_or_else(|| format!("I3: a key of no known form: {key}"))?;
+        let plain = unseal(keys, level, txids, body).map_err(|e| format!("I2: {key}: {e}"))?;
+        self.stored(key, &plain)
     }
 
     /// An object is in the store now.
@@ -126,6 +160,7 @@ impl Oracle {
         }
         self.chain.push(Some((hash, place)));
         self.page_sizes.push(size);
+        self.created.push((max, header.timestamp_ms));
         Ok(())
     }
 

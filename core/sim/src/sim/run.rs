@@ -9,14 +9,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
+use replicate::seal::Keys;
 use replicate::simulation::{Engine, Mutant, Setup, restore, switch};
-use replicate::{Check, Event, Options, RestoreOptions, RestoreReport, State, Target, Txid};
+use replicate::{Check, ErrorKind, Event, Options, RestoreOptions, RestoreReport, State, Target, Timestamp, Txid};
 use replicate_format::PageEncoding;
 
 use super::clock::{InstantClock, SimClock};
 use super::db::state::State as Content;
 use super::disk::SimDisk;
 use super::door::SimAttach;
+use super::keys::SimKeys;
 use super::rng::Rng;
 use super::step::{Schedule, Step, What};
 use super::store::SimStore;
@@ -102,6 +104,8 @@ struct Sim {
     running: Option<Running>,
     restoring: Option<Restoring>,
     restores: u32,
+    /// Objects are sealed.
+    keys: Option<SimKeys>,
     rng: Rng,
     reasons: Vec<&'static str>,
 }
@@ -113,7 +117,8 @@ pub fn run(schedule: &Schedule, mutant: Option<Mutant>, traced: bool) -> Outcome
     let world = World::shared(schedule, traced);
     let clock = Arc::new(SimClock(world.clone()));
     let rng = Rng::new(schedule.seed ^ 0xd21f);
-    let mut sim = Sim { world, clock, running: None, restoring: None, restores: 0, rng, reasons: Vec::new() };
+    let keys = schedule.manner.sealed.map(SimKeys::new);
+    let mut sim = Sim { world, clock, running: None, restoring: None, restores: 0, keys, rng, reasons: Vec::new() };
     sim.start();
     sim.steps();
     if !sim.is_over() {
@@ -153,6 +158,9 @@ impl Sim {
             process
         };
         let mut config = Options::new().check().expect("the defaults are valid");
+        if let Some(keys) = self.keys {
+            config.keys = keys.of_host(&mut self.rng);
+        }
         config.sync_interval = Duration::from_millis(self.rng.pick(&[10, 100, 1000]));
         config.checkpoint_pages = self.rng.pick(&[4, 8, 30]);
         config.spool_limit = SPOOL_LIMIT;
@@ -258,6 +266,7 @@ impl Sim {
                 running.syncs.push((request, place.0, place.1));
             }
             (What::Restore, _) => self.start_restore(),
+            (What::Move { skew }, _) => self.move_host(skew, step.seed),
             _ => {}
         }
     }
@@ -358,7 +367,8 @@ impl Sim {
         let store = Arc::new(SimStore::new(&self.world, &self.clock, process));
         let (disk, clock) = (Arc::new(SimDisk::new(&self.world, process)), self.clock.clone());
         let options = RestoreOptions::new(&output).check(Check::None).parallelism(4);
-        let task = Task::new(async move { restore(&options, store, disk, clock).await });
+        let keys = self.reading_keys();
+        let task = Task::new(async move { restore(&options, store, keys, disk, clock).await });
         self.restoring = Some(Restoring { task, process, output });
     }
 
@@ -379,14 +389,23 @@ impl Sim {
                 }
             }
             Ok(report) => {
-                let txid = report.txid.0;
-                let content = found.zip(world.oracle.page_size_of(txid)).map(|(bytes, size)| Content::of(size, &bytes));
-                let restored = content.map(|content| content.hash());
-                if restored.is_none() || restored != world.oracle.state_of(txid) {
-                    world.violated(format!("I2: id {txid} is restored as something else"));
-                }
+                drop(world);
+                self.judge_content(output, report.txid.0);
             }
         }
+    }
+
+    /// Whether a restored file is what the database was at this id.
+    fn judge_content(&mut self, output: &str, txid: u64) -> bool {
+        let mut world = self.world.lock();
+        let found = world.disk.content(output).map(<[u8]>::to_vec);
+        let content = found.zip(world.oracle.page_size_of(txid)).map(|(bytes, size)| Content::of(size, &bytes));
+        let restored = content.map(|content| content.hash());
+        let exact = restored.is_some() && restored == world.oracle.state_of(txid);
+        if !exact {
+            world.violated(format!("I2: id {txid} is restored as something else"));
+        }
+        exact
     }
 
     /// After the last fault: everything arrives.
@@ -473,34 +492,85 @@ impl Sim {
             return;
         }
         self.check_restore(Target::Txid(Txid(drawn)), drawn);
+        self.check_restore_by_time(drawn);
     }
 
-    /// Restores by the engine's own code from the objects as they are.
-    fn check_restore(&mut self, target: Target, txid: u64) {
+    fn reading_keys(&self) -> Arc<Keys> {
+        self.keys.map_or_else(|| Arc::new(Keys::none()), SimKeys::of_reader)
+    }
+
+    /// The host is lost, and another one goes on with what the store has.
+    fn move_host(&mut self, skew: i32, seed: u64) {
+        if self.world.lock().foreign.is_some() {
+            return;
+        }
+        self.drop_engine();
+        self.restoring = None;
+        // Only now: what the engine was putting may have arrived when it was gone.
+        let newest = self.world.lock().oracle.newest();
+        if newest == 0 {
+            return;
+        }
+        let Some(output) = self.check_restore(Target::Latest, newest) else { return };
+        let mut world = self.world.lock();
+        let found = world.disk.content(&output).map(<[u8]>::to_vec).unwrap_or_default();
+        world.move_to(&found, skew, &mut Rng::new(seed));
+    }
+
+    /// A restore to the time of an id brings back that one, or another one that is as good: captured by then, and
+    /// the next one later.
+    fn check_restore_by_time(&mut self, txid: u64) {
+        let (created, answers) = {
+            let world = self.world.lock();
+            let Some(created) = world.oracle.created(txid) else { return };
+            (created, world.oracle.ids_at(created))
+        };
+        let target = Target::Time(Timestamp(created));
+        let Some((reached, output)) = self.restore_now(target) else { return };
+        if !answers.contains(&reached) {
+            let what = format!("I2: restoring the time {created} of id {txid} gave id {reached}, not of {answers:?}");
+            self.world.lock().violated(what);
+        }
+        self.judge_content(&output, reached);
+    }
+
+    /// Restores by the engine's own code from the objects as they are. The output, if it was the right id.
+    fn check_restore(&mut self, target: Target, txid: u64) -> Option<String> {
+        let (reached, output) = self.restore_now(target)?;
+        if reached != txid {
+            self.world.lock().violated(format!("I2: restoring id {txid} gave {reached}"));
+        }
+        self.judge_content(&output, reached).then_some(output)
+    }
+
+    fn restore_now(&mut self, target: Target) -> Option<(u64, String)> {
         let process = self.world.lock().start_process();
         let output = format!("/judged/{process}.db");
         let store = Arc::new(SimStore::sound(&self.world, &self.clock));
         let disk = Arc::new(SimDisk::new(&self.world, process));
         let clock = Arc::new(InstantClock(self.clock.clone()));
         let options = RestoreOptions::new(&output).check(Check::None).target(target).parallelism(4);
-        let mut task = Task::new(async move { restore(&options, store, disk, clock).await });
+        let keys = self.reading_keys();
+        let mut task = Task::new(async move { restore(&options, store, keys, disk, clock).await });
         for _ in 0..MOST_TURNS {
             match task.poll() {
-                Ok(Ok(report)) => {
-                    if report.txid.0 != txid {
-                        let what = format!("I2: restoring id {txid} gave {}", report.txid);
-                        self.world.lock().violated(what);
+                Ok(Ok(report)) => return Some((report.txid.0, output)),
+                // Where a clock was set back, the first id may be later than the time of one that follows.
+                Ok(Err(error)) if matches!(target, Target::Time(_)) && error.kind() == ErrorKind::NoBackup => {
+                    let late = matches!(target, Target::Time(time) if self.world.lock().oracle.begins_after(time.0));
+                    if !late {
+                        self.world.lock().violated(format!("I2: {target:?} cannot be restored: {error}"));
                     }
-                    return self.restored(&output, Ok(report));
+                    return None;
                 }
-                // A state that was replaced by a snapshot of a later id need not be there.
                 Ok(Err(error)) => {
-                    self.world.lock().violated(format!("I2: id {txid} cannot be restored: {error}"));
-                    return;
+                    self.world.lock().violated(format!("I2: {target:?} cannot be restored: {error}"));
+                    return None;
                 }
                 Err(_) => {}
             }
         }
         self.world.lock().violated("a restore does not end".to_owned());
+        None
     }
 }

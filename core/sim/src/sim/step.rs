@@ -35,6 +35,8 @@ pub enum Trouble {
     Broken,
     /// Everything is refused, as by a provider that throttles.
     Throttled,
+    /// Bodies go in parts, and one of them is refused.
+    Torn,
 }
 
 /// What of the local state rots.
@@ -52,6 +54,8 @@ pub enum What {
     Commit { pages: u8, grow: i8 },
     /// It commits so often, one page each.
     Burst { commits: u8 },
+    /// It writes every page in one commit and gives so many back.
+    Vacuum { shrink: u8 },
     /// It begins a transaction that writes frames before it ends.
     Begin { spilled: u8 },
     /// It ends that transaction.
@@ -90,6 +94,8 @@ pub enum What {
     SaveHost,
     /// While the engine is down: the host goes back to what was kept.
     RevertHost,
+    /// The host is lost. Another one, whose clock is off by so much, restores the database and goes on.
+    Move { skew: i32 },
     /// The engine starts.
     Start,
     /// It is told to stop within this time.
@@ -155,7 +161,45 @@ pub struct Step {
 pub struct Schedule {
     /// For whatever no step draws.
     pub seed: u64,
+    #[serde(default)]
+    pub manner: Manner,
     pub steps: Vec<Step>,
+}
+
+/// What does not change in the course of a simulation.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Manner {
+    /// The store takes bodies in parts; only the last call makes an object of them.
+    pub parts: bool,
+    /// The clock of the store, in milliseconds before that of the first host.
+    pub store_ahead: i32,
+    /// Objects are sealed.
+    pub sealed: Option<Sealing>,
+}
+
+/// How objects are sealed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum Sealing {
+    /// The host has only the public key.
+    WriteOnly,
+    /// It has the private one, too.
+    ReadBack,
+    /// As that, and each start draws one of two keys to seal to.
+    Rekeyed,
+}
+
+impl Manner {
+    /// Drawn apart from the steps.
+    fn draw(seed: u64) -> Self {
+        let mut rng = Rng::new(seed ^ 0x3a17_c0de);
+        let sealings = [Sealing::WriteOnly, Sealing::WriteOnly, Sealing::ReadBack, Sealing::Rekeyed];
+        Self {
+            parts: rng.percent(30),
+            store_ahead: if rng.percent(30) { rng.between(0, 7_200_000) as i32 - 3_600_000 } else { 0 },
+            // Few: keys cost more time than all the rest.
+            sealed: if rng.percent(4) { Some(rng.pick(&sealings)) } else { None },
+        }
+    }
 }
 
 /// Page sizes by number: mostly small ones.
@@ -210,7 +254,7 @@ impl Schedule {
             };
             Step { when, what: draw(theme, &mut rng), seed: rng.bits() }
         });
-        Self { steps: steps.collect(), seed }
+        Self { steps: steps.collect(), manner: Manner::draw(seed), seed }
     }
 }
 
@@ -250,6 +294,7 @@ fn draw(theme: Theme, rng: &mut Rng) -> What {
 fn ordinary(rng: &mut Rng) -> What {
     match rng.below(20) {
         0..=9 => commit(rng),
+        10 if rng.percent(20) => What::Vacuum { shrink: rng.below(6) as u8 },
         10 => What::Burst { commits: rng.between(2, 30) as u8 },
         11 => What::Begin { spilled: rng.below(5) as u8 },
         12 => What::End { commit: rng.percent(70) },
@@ -300,6 +345,7 @@ fn downtime(rng: &mut Rng) -> What {
         13 => What::RemoveState,
         14 => What::SaveHost,
         15 => What::RevertHost,
+        16 if rng.percent(60) => What::Move { skew: rng.between(0, 7_200_000) as i32 - 3_600_000 },
         16 => What::Remove,
         17 => What::Close,
         18 => What::DieCommitting,
@@ -328,6 +374,7 @@ fn store(rng: &mut Rng) -> What {
         Trouble::Short,
         Trouble::Broken,
         Trouble::Throttled,
+        Trouble::Torn,
     ]);
     match rng.below(10) {
         0..=5 => What::Store { trouble, percent: rng.pick(&[10, 30, 70, 100]), millis: rng.between(20, 20_000) as u32 },

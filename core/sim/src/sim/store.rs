@@ -68,8 +68,8 @@ impl World {
         let folder = if self.store.s3 { "0000" } else { "ltx/0" };
         let txids = TxidRange::single(Txid(id)).expect("not zero");
         let key = format!("{folder}/{}", ltx_file_name(txids));
-        let (created, body) = (self.wall(), Bytes::from(vec![7; 300]));
-        let object = Object { body, created, modified: created, at: self.now() };
+        let (created, modified) = (self.wall(), self.store_wall());
+        let object = Object { body: Bytes::from(vec![7; 300]), created, modified, at: self.now() };
         self.store.objects.insert(key, object);
         self.foreign = Some((id, self.level_headed.filter(|process| Some(*process) == self.engine)));
     }
@@ -105,7 +105,7 @@ impl Effect<'_> {
         if self.mode == PutMode::Create && world.store.objects.contains_key(&self.key) {
             return Err(BlobError::AlreadyExists { key: self.key.clone() });
         }
-        object.modified = world.wall();
+        object.modified = world.store_wall();
         object.at = world.now();
         let meta = meta(&self.key, &object)?;
         if let Some(before) = world.store.objects.insert(self.key.clone(), object.clone())
@@ -178,6 +178,18 @@ impl SimStore {
         Ok(())
     }
 
+    /// All parts of a body but the last. They are nothing yet that anybody sees: when one of them fails, or whoever
+    /// sends them is gone, no object comes of it.
+    async fn send_parts(&self) -> BlobResult<()> {
+        for _ in 0..3 {
+            self.pause().await;
+            if self.draws(Trouble::Torn) {
+                return Err(unavailable("a part did not arrive"));
+            }
+        }
+        Ok(())
+    }
+
     fn object(&self, key: &ObjectKey) -> BlobResult<Object> {
         let found = self.world.lock().store.objects.get(key.as_str()).cloned();
         found.ok_or_else(|| BlobError::NotFound { key: key.to_string() })
@@ -228,6 +240,9 @@ impl BlobStore for SimStore {
         let bytes = body.read(0..body.len()).await?;
         if self.draws(Trouble::Throttled) {
             return Err(unavailable("slow down (503)"));
+        }
+        if self.world.lock().manner.parts {
+            self.send_parts().await?;
         }
         let (created, at) = (options.created, Duration::ZERO);
         let object = Some(Object { body: bytes, created, modified: created, at });

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::db::copy::Mode;
 use super::db::{Change, Database, Who};
+use super::disk::Files;
 use super::rng::Rng;
 use super::step::{Place, Step, What};
 use super::store::Present;
@@ -16,7 +17,7 @@ const MOST_PAGES: u32 = 40;
 impl Step {
     /// Whether it acts on the engine from outside, so that the engine must have let go of the thread.
     pub fn is_for_driver(&self) -> bool {
-        matches!(self.what, What::Start | What::Stop { .. } | What::Sync | What::Restore)
+        matches!(self.what, What::Start | What::Stop { .. } | What::Sync | What::Restore | What::Move { .. })
     }
 }
 
@@ -45,6 +46,7 @@ impl World {
         let now = self.now();
         match what {
             What::Commit { pages, grow } => self.commit(pages, grow, rng),
+            What::Vacuum { shrink } => self.vacuum(shrink, rng),
             What::Burst { commits } => {
                 for _ in 0..commits {
                     self.commit(1, 0, rng);
@@ -177,6 +179,16 @@ impl World {
     }
 
     fn commit(&mut self, pages: u8, grow: i8, rng: &mut Rng) {
+        let pages = (0..pages).map(|_| rng.word() % MOST_PAGES).collect();
+        self.commit_pages(pages, grow, rng);
+    }
+
+    /// All pages in one commit, as VACUUM writes them.
+    fn vacuum(&mut self, shrink: u8, rng: &mut Rng) {
+        self.commit_pages((0..MOST_PAGES).collect(), -(shrink as i8), rng);
+    }
+
+    fn commit_pages(&mut self, pages: Vec<u32>, grow: i8, rng: &mut Rng) {
         let Some(file) = self.current else { return };
         let database = &mut self.files[file];
         if database.app_txn.is_some() {
@@ -194,7 +206,6 @@ impl World {
         let Some(mut txn) = database.begin_write(Who::App) else { return };
         let before = database.state.pages.len() as u32;
         let size = before.saturating_add_signed(grow.into()).clamp(1, MOST_PAGES);
-        let pages = (0..pages).map(|_| rng.word() % MOST_PAGES).collect();
         let change = Change { pages, size, again: rng.percent(20) };
         database.write(&mut txn, &change, true, rng);
         database.publish(txn, size);
@@ -204,6 +215,22 @@ impl World {
         if rng.percent(30) && index.is_some_and(|index| index.max_frame > 12) {
             database.checkpoint(Who::App, Mode::Passive, rng);
         }
+    }
+
+    /// The host is lost with all that was on it; another one has this database and nothing else.
+    pub fn move_to(&mut self, database: &[u8], skew: i32, rng: &mut Rng) {
+        self.abandon();
+        self.end_all();
+        self.damaged = true;
+        self.skew = i64::from(skew);
+        let rng_of_disk = self.disk.rng.take();
+        self.disk = Files::default();
+        self.disk.rng = rng_of_disk;
+        let id = (2, self.files.len() as u64 + 1);
+        let stamp = (self.files.len() as u64) << 40 | rng.bits() >> 40;
+        self.files.push(Database::of_bytes(id, database, stamp));
+        self.current = Some(self.files.len() - 1);
+        self.observe();
     }
 
     /// The application lets go of the file that the path names, for good.

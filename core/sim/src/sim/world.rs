@@ -14,9 +14,10 @@ use super::clock::Time;
 use super::db::Database;
 use super::disk::Files;
 use super::door::Held;
+use super::keys::SimKeys;
 use super::oracle::Oracle;
 use super::rng::Rng;
-use super::step::{PAGE_SIZES, Schedule, Step, When};
+use super::step::{Manner, PAGE_SIZES, Schedule, Step, When};
 use super::store::Objects;
 
 /// The folder of the engine's state.
@@ -60,6 +61,7 @@ pub struct World {
     pub doors: u64,
     pub disk: Files,
     pub store: Objects,
+    pub manner: Manner,
     pub oracle: Oracle,
     pub saved: Option<Host>,
     /// Processes that run.
@@ -119,6 +121,7 @@ impl World {
             doors: 0,
             disk,
             store,
+            manner: schedule.manner,
             oracle,
             saved: None,
             alive: BTreeSet::new(),
@@ -151,6 +154,11 @@ impl World {
     /// The wall clock of the host.
     pub fn wall(&self) -> Timestamp {
         Timestamp(1_700_000_000_000 + self.time.now.as_millis() as i64 + self.skew)
+    }
+
+    /// The wall clock of the store.
+    pub fn store_wall(&self) -> Timestamp {
+        Timestamp(1_700_000_000_000 + self.time.now.as_millis() as i64 + i64::from(self.manner.store_ahead))
     }
 
     /// A generator for what no step draws.
@@ -189,7 +197,10 @@ impl World {
         if self.foreign.is_some() {
             return;
         }
-        let checked = self.oracle.stored(key, body);
+        let checked = match self.manner.sealed {
+            None => self.oracle.stored(key, body),
+            Some(sealing) => self.oracle.sealed(key, body, &SimKeys::new(sealing).of_reader()),
+        };
         self.tell(|w| format!("    stored {key} bytes={} commit {:?}", body.len(), w.oracle.newest_place()));
         self.demand(checked);
     }

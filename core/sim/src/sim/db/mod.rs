@@ -133,6 +133,16 @@ impl Database {
         }
     }
 
+    /// A database that was restored.
+    #[must_use]
+    pub fn of_bytes(id: (u64, u64), bytes: &[u8], stamp: u64) -> Self {
+        let raw = u32::from(bytes[16]) << 8 | u32::from(bytes[17]);
+        let page_size = PageSize::new(raw).expect("the sizes of the simulation");
+        let pages = (bytes.len() / page_size.len()) as u32;
+        let made = Self::new(id, page_size, pages, bytes[19] == 2, stamp);
+        Self { state: State::of(raw, bytes), main: Stored::synced(bytes.to_vec()), ..made }
+    }
+
     /// Bytes of a frame.
     fn frame_len(&self) -> usize {
         FRAME_HEADER_LEN + self.page_size.len()
