@@ -5,6 +5,7 @@ mod fetch;
 mod plan;
 mod run;
 mod scratch;
+mod sink;
 mod time;
 mod verify;
 mod write;
