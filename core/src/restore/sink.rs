@@ -67,7 +67,7 @@ impl<'a> Sink<'a> {
     }
 
     /// Sets the length of the file.
-    pub(super) async fn set_len(&self, len: u64) -> Result<()> {
+    pub(super) async fn set_len(&mut self, len: u64) -> Result<()> {
         let file = self.file.clone();
         let set = self.blocking.run(move || file.set_len(len)).await;
         set.map_err(|e| Error::disk("size the restored database", self.path, e))
@@ -123,5 +123,79 @@ async fn ended<T>(running: &mut Option<BoxFuture<'static, T>>) -> T {
     match running {
         Some(running) => running.await,
         None => pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use replicate_format::PageSize;
+
+    use super::*;
+    use crate::error::ErrorKind;
+    use crate::restore::testing::block_on;
+
+    /// Keeps what happened; one of its syncs can fail.
+    #[derive(Debug, Default)]
+    struct File {
+        writes: Mutex<Vec<u64>>,
+        syncs: AtomicUsize,
+        failing: Option<usize>,
+    }
+
+    impl DiskFile for File {
+        fn read_at(&self, _: u64, _: &mut [u8]) -> io::Result<usize> {
+            Ok(0)
+        }
+        fn write_at(&self, offset: u64, _: &[u8]) -> io::Result<()> {
+            self.writes.lock().expect("not poisoned").push(offset);
+            Ok(())
+        }
+        fn set_len(&self, _: u64) -> io::Result<()> {
+            Ok(())
+        }
+        fn len(&self) -> io::Result<u64> {
+            Ok(0)
+        }
+        fn sync(&self) -> io::Result<()> {
+            match self.failing == Some(self.syncs.fetch_add(1, Ordering::SeqCst)) {
+                true => Err(io::ErrorKind::Other.into()),
+                false => Ok(()),
+            }
+        }
+    }
+
+    /// Writes ten pages and syncs whenever it may.
+    fn ten_pages(file: &Arc<File>, blocking: Blocking) -> Result<()> {
+        block_on(async {
+            let mut sink = Sink::new(file.clone(), Path::new("a.db"), blocking);
+            sink.early = 1;
+            for pgno in 1..=10 {
+                let empty = sink.write(Batch::of_page(pgno, PageSize::MIN, 7)).await?;
+                assert_eq!(empty.bytes(), 0);
+            }
+            sink.finish().await
+        })
+    }
+
+    #[test]
+    fn pages_are_written_in_order_and_reach_the_disk_while_more_come() {
+        for blocking in [Blocking::Inline, Blocking::Pool] {
+            let file = Arc::new(File::default());
+            ten_pages(&file, blocking).expect("written");
+            let offsets: Vec<_> = (0..10).map(|n| n * 512).collect();
+            assert_eq!(*file.writes.lock().expect("not poisoned"), offsets);
+            assert!(file.syncs.load(Ordering::SeqCst) > 0);
+            assert_eq!(Arc::strong_count(&file), 1, "nothing has it open any more");
+        }
+    }
+
+    #[test]
+    fn a_sync_that_fails_early_fails_the_restore_although_later_ones_succeed() {
+        let file = Arc::new(File { failing: Some(0), ..File::default() });
+        let error = ten_pages(&file, Blocking::Inline).expect_err("the disk has failed");
+        assert_eq!(error.kind(), ErrorKind::Disk, "{error}");
     }
 }

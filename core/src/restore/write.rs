@@ -65,6 +65,15 @@ impl Batch {
         self
     }
 
+    /// One with a page of this byte alone.
+    #[cfg(test)]
+    pub(super) fn of_page(pgno: u32, page_size: PageSize, byte: u8) -> Self {
+        let mut batch = Self::default();
+        batch.slot(page_size).fill(byte);
+        batch.keep(Pgno::new(pgno).expect("not zero"), page_size);
+        batch
+    }
+
     fn has_room(&self, page_size: PageSize) -> bool {
         BATCH - self.len >= page_size.len()
     }

@@ -48,7 +48,6 @@ struct Contender {
 struct Bench<'a> {
     sizes: Sizes,
     contenders: Vec<Contender>,
-    tools: &'a Tools,
     gateway: &'a Gateway,
     far: &'a Proxy,
     scratch: &'a Path,
@@ -156,7 +155,7 @@ fn run(arguments: &[String]) -> Outcome {
         Contender { side: litestream, pace: Pace::Lowest },
     ];
     let scratch = folder.path();
-    let bench = Bench { sizes, contenders, tools: &tools, gateway: &gateway, far: &far, scratch };
+    let bench = Bench { sizes, contenders, gateway: &gateway, far: &far, scratch };
     let conditions = document::Conditions::now(&tools, scratch);
     let mut table = Table::default();
     for case in &cases {
