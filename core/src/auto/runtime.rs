@@ -47,7 +47,8 @@ fn private() -> Result<&'static Private> {
                 .enable_all()
                 .build()
                 .map_err(|e| Error::internal(format!("start the runtime: {e}")).with_source(e))?;
-            let private: &'static Private = Box::leak(Box::new(Private { runtime: built, sockets: Sockets::default() }));
+            let private: &'static Private =
+                Box::leak(Box::new(Private { runtime: built, sockets: Sockets::default() }));
             *slot = Some((std::process::id(), private));
             Ok(private)
         }

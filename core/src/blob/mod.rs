@@ -226,11 +226,7 @@ pub(crate) struct Sockets {
 
 /// [`open`] with what other stores on the same runtime have opened.
 #[cfg_attr(not(feature = "s3"), allow(unused_variables, reason = "only S3 has sockets"))]
-pub(crate) fn open_sharing(
-    location: &StoreLocation,
-    disk: SharedDisk,
-    sockets: &Sockets,
-) -> Result<SharedBlobStore> {
+pub(crate) fn open_sharing(location: &StoreLocation, disk: SharedDisk, sockets: &Sockets) -> Result<SharedBlobStore> {
     match location {
         StoreLocation::Memory(name) => Ok(MemoryStore::named(name)),
         StoreLocation::File(root) => {

@@ -29,13 +29,15 @@ impl Conditions {
         let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map(|(_, m)| m);
         let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         let kernel = kernel.trim().split('-').next().unwrap_or_default();
-        let system = said(Command::new("stat").args(["-f", "-c", "%T"]).arg(scratch));
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let system = file_system(&mounts, scratch);
         let (model, gib) = (model.unwrap_or("unknown"), kib / f64::from(1 << 20));
         Self {
             date: said(Command::new("date").args(["-u", "+%Y-%m-%d %H:%M UTC"])),
             machine: format!("{cores} cores ({model}), {gib:.0} GiB, Linux {kernel}, {system}"),
             load: std::fs::read_to_string("/proc/loadavg").unwrap_or_default(),
-            server: said(Command::new(&tools.versitygw).arg("--version")).lines().next().unwrap_or_default().to_owned(),
+            // It is installed with its version in its name.
+            server: tools.versitygw.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             begun: std::time::Instant::now(),
         }
     }
@@ -47,7 +49,7 @@ impl Conditions {
         let load = self.load.split_whitespace().next().unwrap_or("unknown");
         let minutes = self.begun.elapsed().as_secs_f64() / 60.0;
         format!(
-            "{}, `{}` (sizes {}, {} rounds, {minutes:.0} minutes). {}; load before the start {load}. S3 is versitygw ({}) on \
+            "{}, `{}` (sizes {}, {} rounds, {minutes:.0} minutes). {}; load before the start {load}. S3 is {} on \
              loopback, `+ 20 ms` through a proxy that delays every request. 4 KiB pages, release build, both programs \
              with their defaults unless said otherwise.\n\n\
              {table}\n\
@@ -61,6 +63,17 @@ impl Conditions {
             self.server,
         )
     }
+}
+
+/// The kind of the file system that a folder lies on.
+fn file_system(mounts: &str, folder: &Path) -> String {
+    let mounts = mounts.lines().filter_map(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        Some((words.next()?, words.next()?))
+    });
+    let under = mounts.filter(|(at, _)| folder.starts_with(at));
+    // The last of several at one place is the one that is seen.
+    under.max_by_key(|(at, _)| at.len()).map_or("unknown", |(_, kind)| kind).to_owned()
 }
 
 /// What a program prints; nothing if it cannot be asked.
@@ -86,6 +99,13 @@ fn between(old: &str, text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_file_system_is_that_of_the_nearest_mount() {
+        let mounts = "/dev/vda / ext4 rw 0 0\nproc /proc proc rw 0 0\ntmpfs /tmp tmpfs rw 0 0\n";
+        assert_eq!(file_system(mounts, Path::new("/tmp/a")), "tmpfs");
+        assert_eq!(file_system(mounts, Path::new("/var/tmp")), "ext4");
+    }
 
     #[test]
     fn only_what_lies_between_the_marks_is_replaced() {

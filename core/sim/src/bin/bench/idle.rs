@@ -20,15 +20,16 @@ use crate::{Bench, Case, Store, tell, tidy};
 
 const ARRIVAL: Duration = Duration::from_secs(240);
 /// Until everything that follows a start is done, and our poll has slowed down.
-const REST: Duration = Duration::from_secs(20);
+const REST: Duration = Duration::from_secs(25);
 const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(crate) fn cases() -> Vec<Case> {
-    let case =
-        |at: usize| Case::new(format!("idle {}", ["one", "hundred", "thousand"][at]), move |b: &Bench<'_>, t: &mut Table| {
+    let case = |at: usize| {
+        Case::new(format!("idle {}", ["one", "hundred", "thousand"][at]), move |b: &Bench<'_>, t: &mut Table| {
             let (count, time) = b.sizes.idle[at];
             measure(b, count, time, t)
-        });
+        })
+    };
     [0, 1, 2].map(case).into()
 }
 

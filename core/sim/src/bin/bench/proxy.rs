@@ -69,10 +69,7 @@ async fn connection(client: TcpStream, target: String, delay: Duration, requests
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     let answered = Arc::new(AtomicU64::new(1));
-    tokio::join!(
-        up(from_client, to_server, delay, requests, answered.clone()),
-        down(from_server, to_client, answered)
-    );
+    tokio::join!(up(from_client, to_server, delay, requests, answered.clone()), down(from_server, to_client, answered));
 }
 
 /// From the client to the server.

@@ -76,7 +76,8 @@ fn measure(bench: &Bench<'_>, shape: Shape, store: Store, table: &mut Table) -> 
     if !database.exists() {
         tell(&format!("restore {shape:?} {kind}: making the replica"));
         std::fs::create_dir_all(&folder).map_err(|e| format!("create {}: {e}", folder.display()))?;
-        let near = if store == Store::Far { bench.place(Store::S3, &format!("restore-{shape:?}-{kind}")) } else { place };
+        let near =
+            if store == Store::Far { bench.place(Store::S3, &format!("restore-{shape:?}-{kind}")) } else { place };
         replica(bench, shape, &near, &folder, &database)?;
         place = bench.place(store, &format!("restore-{shape:?}-{kind}"));
     }
@@ -108,7 +109,14 @@ fn measure(bench: &Bench<'_>, shape: Shape, store: Store, table: &mut Table) -> 
     Ok(())
 }
 
-fn one(bench: &Bench<'_>, side: usize, check: &str, place: &Place, folder: &Path, rows: &mut Rows) -> Outcome<Duration> {
+fn one(
+    bench: &Bench<'_>,
+    side: usize,
+    check: &str,
+    place: &Place,
+    folder: &Path,
+    rows: &mut Rows,
+) -> Outcome<Duration> {
     let output = folder.join("out.db");
     let arguments = ["-integrity-check", check];
     let (elapsed, usage) = bench.contenders[side].side.restore_with(place, &output, folder, &arguments)?;
