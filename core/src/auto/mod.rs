@@ -214,7 +214,8 @@ fn restore_env(env: &RealEnv) -> RestoreEnv {
 }
 
 fn open_store(place: &Place, env: &RealEnv) -> Result<LtxStore> {
-    Ok(LtxStore::new(blob::open(&place.location, env.disk.clone())?, place.keys.clone()))
+    let blob = blob::open_sharing(&place.location, env.disk.clone(), runtime::sockets()?)?;
+    Ok(LtxStore::new(blob, place.keys.clone()))
 }
 
 /// The store that holds the replica of a place: under another spelling of the place if there is none at the place.

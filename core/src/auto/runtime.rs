@@ -10,17 +10,33 @@ use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
 
+use crate::blob::Sockets;
 use crate::error::{Error, Result};
 use crate::sqlite;
 
-static RUNTIME: Mutex<Option<(u32, &'static Runtime)>> = Mutex::new(None);
+static RUNTIME: Mutex<Option<(u32, &'static Private)>> = Mutex::new(None);
+
+/// A runtime and what the stores on it share.
+struct Private {
+    runtime: Runtime,
+    sockets: Sockets,
+}
 
 /// The runtime of this process.
 pub(super) fn runtime() -> Result<&'static Runtime> {
+    Ok(&private()?.runtime)
+}
+
+/// What the stores on it share.
+pub(super) fn sockets() -> Result<&'static Sockets> {
+    Ok(&private()?.sockets)
+}
+
+fn private() -> Result<&'static Private> {
     not_forked()?;
     let mut slot = RUNTIME.lock().unwrap_or_else(PoisonError::into_inner);
     match *slot {
-        Some((pid, runtime)) if pid == std::process::id() => Ok(runtime),
+        Some((pid, private)) if pid == std::process::id() => Ok(private),
         _ => {
             let built = Builder::new_multi_thread()
                 .worker_threads(2)
@@ -32,9 +48,10 @@ pub(super) fn runtime() -> Result<&'static Runtime> {
                 .enable_all()
                 .build()
                 .map_err(|e| Error::internal(format!("start the runtime: {e}")).with_source(e))?;
-            let runtime: &'static Runtime = Box::leak(Box::new(built));
-            *slot = Some((std::process::id(), runtime));
-            Ok(runtime)
+            let private: &'static Private =
+                Box::leak(Box::new(Private { runtime: built, sockets: Sockets::default() }));
+            *slot = Some((std::process::id(), private));
+            Ok(private)
         }
     }
 }

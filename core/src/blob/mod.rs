@@ -214,13 +214,26 @@ pub type SharedBlobStore = Arc<dyn BlobStore>;
 /// The store at a checked place. Nothing is asked of it yet: a store that cannot be reached fails at its first
 /// use.
 pub fn open(location: &StoreLocation, disk: SharedDisk) -> Result<SharedBlobStore> {
+    open_sharing(location, disk, &Sockets::default())
+}
+
+/// What stores of one runtime have in common.
+#[derive(Debug, Default)]
+pub(crate) struct Sockets {
+    #[cfg(feature = "s3")]
+    s3: s3::Sockets,
+}
+
+/// [`open`] with what other stores on the same runtime have opened.
+#[cfg_attr(not(feature = "s3"), allow(unused_variables, reason = "only S3 has sockets"))]
+pub(crate) fn open_sharing(location: &StoreLocation, disk: SharedDisk, sockets: &Sockets) -> Result<SharedBlobStore> {
     match location {
         StoreLocation::Memory(name) => Ok(MemoryStore::named(name)),
         StoreLocation::File(root) => {
             Ok(Arc::new(FileStore::new(root.clone(), disk, Arc::new(SystemClock::new()), Blocking::Pool)))
         }
         #[cfg(feature = "s3")]
-        StoreLocation::S3(location) => Ok(Arc::new(S3Store::new(location.clone())?)),
+        StoreLocation::S3(location) => Ok(Arc::new(S3Store::sharing(location.clone(), &sockets.s3)?)),
         #[cfg(not(feature = "s3"))]
         StoreLocation::S3(_) => {
             Err(Error::new(ErrorKind::Unsupported, "this build has no S3 client")

@@ -24,8 +24,10 @@ pub(crate) trait Watch: fmt::Debug + Send + Sync {
     fn arm(&self, database: &Path) -> bool;
     /// Resolves when something was written since the watch was armed.
     async fn woken(&self);
-    /// Asks for one wake-up at the next request of another process in this folder.
-    fn arm_asks(&self, _folder: &Path) {}
+    /// Asks for one wake-up at the next request of another process in this folder; whether there will be one.
+    fn arm_asks(&self, _folder: &Path) -> bool {
+        false
+    }
     /// Resolves when one may have come since.
     async fn asked(&self) {
         std::future::pending().await
@@ -59,11 +61,8 @@ impl Watch for InotifyWatch {
         self.bell.notified().await;
     }
 
-    fn arm_asks(&self, folder: &Path) {
-        if let Some(hub) = Hub::get() {
-            // Whoever asks waits for the next look.
-            let _ = hub.arm_folder(folder, &self.asks);
-        }
+    fn arm_asks(&self, folder: &Path) -> bool {
+        Hub::get().is_some_and(|hub| hub.arm_folder(folder, &self.asks))
     }
 
     async fn asked(&self) {

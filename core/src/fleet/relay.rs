@@ -22,8 +22,9 @@ use crate::error::{Error, Result};
 
 /// How often a stand-by that has asked looks for the answer.
 pub(super) const ANSWER_POLL: Duration = Duration::from_millis(20);
-/// The net under file notification: how often the holder looks for requests.
-const REQUEST_POLL: Duration = Duration::from_secs(2);
+/// How often the holder looks for requests where nothing notifies it of them, and the net under file notification.
+/// The latter is what a thousand idle databases pay for.
+const REQUEST_POLL: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(16));
 /// Answers that nobody has taken for so long belong to nobody.
 const ABANDONED_MS: i64 = 3_600_000;
 
@@ -155,29 +156,31 @@ impl Member {
         let mut open: BTreeMap<String, u64> = BTreeMap::new();
         loop {
             // A failure of the disk here must not end replication; who asked waits, and says so.
-            if let Err(error) = self.answer_once(&folder, &mut open).await {
+            let notified = self.answer_once(&folder, &mut open).await.unwrap_or_else(|error| {
                 tracing::warn!(db = %self.shared.path().display(), %error, "requests of other processes are not answered");
-            }
+                false
+            });
             tokio::select! {
                 biased;
                 () = self.watch.asked() => {}
                 () = self.shared.stored.notified(), if !open.is_empty() => {}
-                () = self.env.clock.sleep(REQUEST_POLL) => {}
+                () = self.env.clock.sleep(if notified { REQUEST_POLL.1 } else { REQUEST_POLL.0 }) => {}
             }
         }
     }
 
-    async fn answer_once(&self, folder: &Path, open: &mut BTreeMap<String, u64>) -> Result<()> {
+    /// Whether the next request is going to be notified.
+    async fn answer_once(&self, folder: &Path, open: &mut BTreeMap<String, u64>) -> Result<bool> {
         let wrap = |e| Error::disk("answer another process", folder, e);
         let (disk, at, now, watch) =
             (self.env.disk.clone(), folder.to_owned(), self.env.clock.now(), self.watch.clone());
         let listed = self.env.blocking.run(move || {
             disk.create_dir_all(&at)?;
             // Before the look, so that what comes after it wakes us.
-            watch.arm_asks(&at);
-            requests(disk.as_ref(), &at, now)
+            let notified = watch.arm_asks(&at);
+            requests(disk.as_ref(), &at, now).map(|names| (names, notified))
         });
-        let names = listed.await.map_err(wrap)?;
+        let (names, notified) = listed.await.map_err(wrap)?;
         open.retain(|name, _| names.contains(name));
         let new: Vec<_> = names.into_iter().filter(|name| !open.contains_key(name)).collect();
         if !new.is_empty() {
@@ -195,7 +198,7 @@ impl Member {
             self.env.blocking.run(move || answer(disk.as_ref(), &at, &of, told)).await.map_err(wrap)?;
             open.remove(&name);
         }
-        Ok(())
+        Ok(notified)
     }
 }
 

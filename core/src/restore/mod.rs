@@ -6,6 +6,7 @@ mod fill;
 mod plan;
 mod run;
 mod scratch;
+mod sink;
 mod time;
 mod verify;
 mod write;

@@ -15,6 +15,7 @@ use futures_util::future::join;
 use super::fetch::{FetchError, Fetcher, Limits};
 use super::plan::{Plan, PlanTarget, plan};
 use super::scratch::{Existing, Scratch, refuse_existing, tidy};
+use super::sink::Sink;
 use super::time::resolve_time;
 use super::verify::verify;
 use super::write::{Batch, PageWriter, Shape, Step};
@@ -180,8 +181,9 @@ async fn build_from(
     let newest_first: Vec<_> = plan.files().iter().rev().cloned().collect();
     let limits = Limits::new(options.parallelism);
     let fetcher = Fetcher::new(store, env.clock.as_ref(), &newest_first, limits);
-    let pages = Pages { file: file.clone(), path: scratch.path(), blocking: env.blocking };
-    let shape = pages.write(fetcher, PageWriter::new(newest_first.clone(), store.opening()), meter).await?;
+    let sink = Sink::new(file.clone(), scratch.path(), env.blocking);
+    let writer = PageWriter::new(newest_first.clone(), store.opening());
+    let shape = write_pages(fetcher, writer, sink, env.blocking, meter).await?;
 
     let synced = env.blocking.run(move || file.sync());
     let (path, check) = (scratch.path().to_path_buf(), options.check);
@@ -193,63 +195,41 @@ async fn build_from(
     Ok((scratch, shape))
 }
 
-/// The scratch file as the destination of pages.
-struct Pages<'a> {
-    file: Arc<dyn DiskFile>,
-    path: &'a Path,
+/// Fetches, decodes and writes side by side until all files are read.
+async fn write_pages(
+    mut fetcher: Fetcher<'_>,
+    mut writer: PageWriter,
+    mut sink: Sink<'_>,
     blocking: Blocking,
-}
-
-impl Pages<'_> {
-    /// Fetches, decodes and writes side by side until all files are read.
-    async fn write(
-        &self,
-        mut fetcher: Fetcher<'_>,
-        mut writer: PageWriter,
-        meter: &mut Meter<'_>,
-    ) -> Result<Shape, FetchError> {
-        let (mut full, mut spare) = (None, Batch::default());
-        let mut sized = false;
-        loop {
-            let decoding = self.blocking.run(move || {
-                let step = writer.step();
-                (writer, step)
-            });
-            let ((back, step), written) = fetcher.alongside(join(decoding, self.write_batch(full.take()))).await;
-            writer = back;
-            if let Some(empty) = written? {
-                spare = empty;
-            }
-            let step = step?;
-            if let (false, Some(shape)) = (sized, writer.shape()) {
-                // The lock page is never written: it is zeros by this.
-                self.set_len(shape.bytes()).await?;
-                sized = true;
-            }
-            match step {
-                Step::Hungry => feed(&mut fetcher, &mut writer, meter).await?,
-                Step::Full => full = Some(writer.swap_batch(std::mem::take(&mut spare))),
-                Step::Done => break,
-            }
+    meter: &mut Meter<'_>,
+) -> Result<Shape, FetchError> {
+    let mut sized = false;
+    loop {
+        let decoding = blocking.run(move || {
+            let step = writer.step();
+            (writer, step)
+        });
+        let (back, step) = fetcher.alongside(sink.alongside(decoding)).await;
+        writer = back;
+        let step = step?;
+        if let (false, Some(shape)) = (sized, writer.shape()) {
+            // The lock page is never written: it is zeros by this.
+            sink.set_len(shape.bytes()).await?;
+            sized = true;
         }
-        self.write_batch(Some(writer.swap_batch(Batch::default()))).await?;
-        Ok(writer.finish()?)
+        if step == Step::Hungry {
+            sink.alongside(feed(&mut fetcher, &mut writer, meter)).await?;
+            continue;
+        }
+        let full = writer.swap_batch(Batch::default());
+        let empty = fetcher.alongside(sink.write(full)).await?;
+        writer.swap_batch(empty);
+        if step == Step::Done {
+            break;
+        }
     }
-
-    async fn write_batch(&self, batch: Option<Batch>) -> Result<Option<Batch>> {
-        let Some(mut batch) = batch else {
-            return Ok(None);
-        };
-        let file = self.file.clone();
-        let written = self.blocking.run(move || batch.write(file.as_ref()).map(|()| batch)).await;
-        written.map(Some).map_err(|e| Error::disk("write the restored database", self.path, e))
-    }
-
-    async fn set_len(&self, len: u64) -> Result<()> {
-        let file = self.file.clone();
-        let set = self.blocking.run(move || file.set_len(len)).await;
-        set.map_err(|e| Error::disk("size the restored database", self.path, e))
-    }
+    sink.finish().await?;
+    Ok(writer.finish()?)
 }
 
 /// Hands over what is there, at least one piece.

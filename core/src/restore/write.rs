@@ -45,14 +45,33 @@ struct Extent {
 }
 
 impl Batch {
-    /// Writes it and makes it empty.
-    pub(crate) fn write(&mut self, file: &dyn DiskFile) -> io::Result<()> {
+    /// Writes it.
+    pub(crate) fn write(&self, file: &dyn DiskFile) -> io::Result<()> {
         for extent in &self.extents {
             file.write_at(extent.offset, &self.buf[extent.start..extent.start + extent.len])?;
         }
+        Ok(())
+    }
+
+    /// Bytes of pages in it.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.len as u64
+    }
+
+    /// The same memory without pages.
+    pub(crate) fn emptied(mut self) -> Self {
         self.len = 0;
         self.extents.clear();
-        Ok(())
+        self
+    }
+
+    /// One with a page of this byte alone.
+    #[cfg(test)]
+    pub(super) fn of_page(pgno: u32, page_size: PageSize, byte: u8) -> Self {
+        let mut batch = Self::default();
+        batch.slot(page_size).fill(byte);
+        batch.keep(Pgno::new(pgno).expect("not zero"), page_size);
+        batch
     }
 
     fn has_room(&self, page_size: PageSize) -> bool {
@@ -449,6 +468,7 @@ mod tests {
             let step = writer.step().expect("fine");
             batch = writer.swap_batch(batch);
             batch.write(&file).expect("written");
+            batch = batch.emptied();
             match step {
                 Step::Full => {}
                 Step::Done => break,
@@ -483,6 +503,7 @@ mod tests {
                 Step::Full => {
                     batch = writer.swap_batch(batch);
                     batch.write(&Written::default()).expect("written");
+                    batch = batch.emptied();
                 }
                 Step::Hungry => {
                     assert!(writer.feed.len() <= 2000, "{} wait", writer.feed.len());

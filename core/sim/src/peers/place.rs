@@ -18,7 +18,7 @@ const BUCKET: &str = "bucket";
 /// A running `versitygw`: S3 on loopback, one bucket, objects as files.
 #[derive(Debug)]
 pub struct Gateway {
-    endpoint: String,
+    address: String,
     objects: PathBuf,
     _process: Process,
 }
@@ -37,13 +37,19 @@ impl Gateway {
             process.still_runs()?;
             Ok(TcpStream::connect(&address).ok())
         })?;
-        Ok(Self { endpoint: format!("http://{address}"), objects: root.join(BUCKET), _process: process })
+        Ok(Self { address, objects: root.join(BUCKET), _process: process })
+    }
+
+    /// Host and port.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
     }
 
     /// A replica's place on it.
     #[must_use]
     pub fn place(&self, prefix: &str) -> Place {
-        let s3 = S3 { endpoint: self.endpoint.clone(), prefix: prefix.to_owned() };
+        let s3 = S3 { endpoint: format!("http://{}", self.address), prefix: prefix.to_owned() };
         Place { folder: self.objects.join(prefix), s3: Some(s3) }
     }
 }
@@ -85,6 +91,13 @@ impl Place {
     #[must_use]
     pub fn file(folder: impl Into<PathBuf>) -> Self {
         Self { folder: folder.into(), s3: None }
+    }
+
+    /// The same place reached by another way, such as a proxy. A folder has only one.
+    #[must_use]
+    pub fn through(&self, endpoint: &str) -> Self {
+        let s3 = self.s3.as_ref().map(|s3| S3 { endpoint: endpoint.to_owned(), prefix: s3.prefix.clone() });
+        Self { folder: self.folder.clone(), s3 }
     }
 
     /// The URL as our command takes it.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
 use super::Outcome;
 
@@ -27,6 +27,14 @@ pub struct Usage {
     pub cpu: Duration,
     /// The most memory it ever held.
     pub peak_bytes: u64,
+    /// Memory that it holds now.
+    pub bytes: u64,
+    /// Threads now.
+    pub threads: u64,
+    /// Descriptors open now.
+    pub descriptors: u64,
+    /// Bytes it has read, from wherever.
+    pub read_bytes: u64,
 }
 
 impl Process {
@@ -71,6 +79,28 @@ impl Process {
         }
     }
 
+    /// Its end, by itself, within the time, and what it has used: the CPU time is exact, the peak as it was seen within
+    /// a few milliseconds of the end.
+    pub fn wait_used(&mut self, limit: Duration) -> Outcome<(ExitStatus, Usage)> {
+        let deadline = Instant::now() + limit;
+        let mut usage = Usage::default();
+        loop {
+            usage = self.usage().unwrap_or(usage);
+            // The kernel tells of the times of a process that has ended until somebody has waited for it.
+            let ended = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+            let ended = waitid(WaitId::Pid(self.pid()), ended).map_err(|e| self.failure(&format!("is lost: {e}")))?;
+            if ended.is_some() {
+                let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
+                usage.cpu = parse_cpu(&stat).unwrap_or(usage.cpu);
+                return Ok((self.wait(Duration::from_secs(1))?, usage));
+            }
+            if Instant::now() > deadline {
+                return Err(self.failure(&format!("did not end within {limit:?}")));
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
     /// Sends SIGTERM and waits for an orderly end.
     pub fn stop(mut self, limit: Duration) -> Outcome<ExitStatus> {
         self.still_runs()?;
@@ -79,13 +109,17 @@ impl Process {
         self.wait(limit)
     }
 
-    /// CPU time and peak memory so far.
+    /// What it has used so far.
     pub fn usage(&self) -> Outcome<Usage> {
+        let folder = format!("/proc/{}", self.child.id());
         let read = |file: &str| {
-            let path = format!("/proc/{}/{file}", self.child.id());
+            let path = format!("{folder}/{file}");
             fs::read_to_string(&path).map_err(|e| self.failure(&format!("{path}: {e}")))
         };
-        parse_usage(&read("stat")?, &read("status")?).ok_or_else(|| self.failure("/proc is unreadable"))
+        let usage = parse_usage(&read("stat")?, &read("status")?, &read("io")?);
+        let mut usage = usage.ok_or_else(|| self.failure("/proc is unreadable"))?;
+        usage.descriptors = fs::read_dir(format!("{folder}/fd")).map_or(0, |entries| entries.count() as u64);
+        Ok(usage)
     }
 
     /// An error of this process with the end of its log.
@@ -110,13 +144,26 @@ impl Drop for Process {
     }
 }
 
-fn parse_usage(stat: &str, status: &str) -> Option<Usage> {
+fn parse_cpu(stat: &str) -> Option<Duration> {
     // The second field is the name in parentheses and may hold spaces; user and system time are 14 and 15.
     let fields: Vec<_> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     let ticks = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kib: u64 = peak.split_whitespace().next()?.parse().ok()?;
-    Some(Usage { cpu: Duration::from_secs_f64(ticks as f64 / TICKS), peak_bytes: kib * 1024 })
+    Some(Duration::from_secs_f64(ticks as f64 / TICKS))
+}
+
+fn parse_usage(stat: &str, status: &str, io: &str) -> Option<Usage> {
+    let number = |text: &str, name: &str| -> Option<u64> {
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        line.split_whitespace().next()?.parse().ok()
+    };
+    Some(Usage {
+        cpu: parse_cpu(stat)?,
+        peak_bytes: number(status, "VmHWM:")? * 1024,
+        bytes: number(status, "VmRSS:")? * 1024,
+        threads: number(status, "Threads:")?,
+        descriptors: 0,
+        read_bytes: number(io, "rchar:")?,
+    })
 }
 
 /// Asks until the answer is there or the time has passed.
@@ -140,8 +187,20 @@ mod tests {
     #[test]
     fn usage_is_read_whatever_the_name_of_the_program() {
         let stat = "7 (a) b (c) S 1 7 7 0 -1 4194304 100 0 0 0 25 75 0 0 20 0 1 0 100 1 1";
-        let usage = parse_usage(stat, "Name:\tx\nVmHWM:\t    2048 kB\n").expect("parsed");
-        assert_eq!((usage.cpu, usage.peak_bytes), (Duration::from_secs(1), 2 << 20));
+        let status = "Name:\tx\nVmHWM:\t    2048 kB\nVmRSS:\t    1024 kB\nThreads:\t7\n";
+        let usage = parse_usage(stat, status, "rchar: 5\nwchar: 6\n").expect("parsed");
+        assert_eq!((usage.cpu, usage.peak_bytes, usage.bytes), (Duration::from_secs(1), 2 << 20, 1 << 20));
+        assert_eq!((usage.threads, usage.read_bytes), (7, 5));
+    }
+
+    #[test]
+    fn what_a_process_has_used_is_known_after_its_end() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut work = Command::new("sh");
+        work.args(["-c", "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done"]);
+        let mut process = Process::start("worker", &mut work, &folder.path().join("log")).expect("starts");
+        let (status, usage) = process.wait_used(Duration::from_secs(60)).expect("ends");
+        assert!(status.success() && !usage.cpu.is_zero() && usage.peak_bytes > 0, "{usage:?}");
     }
 
     #[test]

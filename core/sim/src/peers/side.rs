@@ -115,6 +115,14 @@ impl Side {
         Ok(Running { process: Process::start(&self.name, &mut command, &log)? })
     }
 
+    /// Starts replicating many databases in one process. Only for Litestream: our command has one.
+    pub fn replicate_all(&self, databases: &[(PathBuf, Place)], scratch: &Path) -> Outcome<Running> {
+        let mut command = self.command();
+        command.arg("replicate").arg("-config").arg(configure_all(databases, Pace::Default, scratch)?);
+        let log = scratch.join(format!("{}.log", self.name.replace(' ', "-")));
+        Ok(Running { process: Process::start(&self.name, &mut command, &log)? })
+    }
+
     /// Restores to a file that must not exist; how long it took and what it used.
     pub fn restore(&self, place: &Place, output: &Path, scratch: &Path) -> Outcome<(Duration, Usage)> {
         self.restore_with(place, output, scratch, &[])
@@ -140,18 +148,7 @@ impl Side {
         }
         let start = Instant::now();
         let mut process = Process::start(&self.name, &mut command, &scratch.join("restore.log"))?;
-        let mut usage = Usage::default();
-        let deadline = start + RESTORE_LIMIT;
-        // The kernel forgets what a process has used when it is waited for, so it is asked until then.
-        let status = loop {
-            usage = process.usage().unwrap_or(usage);
-            if let Ok(status) = process.wait(Duration::from_millis(2)) {
-                break status;
-            }
-            if Instant::now() > deadline {
-                return Err(process.failure("did not restore in time"));
-            }
-        };
+        let (status, usage) = process.wait_used(RESTORE_LIMIT)?;
         let elapsed = start.elapsed();
         if !status.success() {
             return Err(process.failure(&format!("restore failed ({status})")));
@@ -180,11 +177,23 @@ fn command(program: &Path) -> Command {
 }
 
 fn configure(database: &Path, place: &Place, pace: Pace, scratch: &Path) -> Outcome<PathBuf> {
+    configure_all(&[(database.to_owned(), place.clone())], pace, scratch)
+}
+
+fn configure_all(databases: &[(PathBuf, Place)], pace: Pace, scratch: &Path) -> Outcome<PathBuf> {
     let mut text = String::new();
     if pace == Pace::Merging {
         text.push_str("levels:\n  - interval: 1s\n  - interval: 2s\n");
     }
-    text.push_str(&format!("dbs:\n  - path: {}\n", database.display()));
+    text.push_str("dbs:\n");
+    databases.iter().for_each(|(database, place)| describe(database, place, pace, &mut text));
+    let path = scratch.join("litestream.yml");
+    fs::write(&path, text).map_err(|e| format!("write {}: {e}", path.display()))?;
+    Ok(path)
+}
+
+fn describe(database: &Path, place: &Place, pace: Pace, text: &mut String) {
+    text.push_str(&format!("  - path: {}\n", database.display()));
     let interval = match pace {
         Pace::Default => None,
         Pace::Lowest => Some("1ms"),
@@ -197,9 +206,6 @@ fn configure(database: &Path, place: &Place, pace: Pace, scratch: &Path) -> Outc
     for line in place.yaml() {
         text.push_str(&format!("      {line}\n"));
     }
-    let path = scratch.join("litestream.yml");
-    fs::write(&path, text).map_err(|e| format!("write {}: {e}", path.display()))?;
-    Ok(path)
 }
 
 /// A program that replicates.

@@ -1,6 +1,10 @@
 //! The client: sockets and trust, credentials, region, patience.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::ffi::OsString;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_sdk_s3::Client;
@@ -39,17 +43,41 @@ const BYTES_A_SECOND: u64 = 64 * 1024;
 const KEEP_IDLE: Duration = Duration::from_secs(20);
 
 /// Sockets: one pool for data and credentials.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Http(SharedHttpClient);
+
+/// The sockets of stores that live on one runtime, one pool for all that trust the same. A pool of its own costs each
+/// store its own copy of the system's roots, a few hundred kilobytes and as many milliseconds as there are
+/// hundreds of certificates: that counts where a process has a thousand databases.
+#[derive(Debug, Default)]
+pub(crate) struct Sockets(Mutex<HashMap<Trust, Http>>);
+
+/// What sockets are made for: a CA bundle, and whether no proxy may stand between.
+type Trust = (Option<OsString>, bool);
+
+impl Sockets {
+    /// Those for this endpoint; a bundle is read when it is first met.
+    pub(super) fn get(&self, endpoint: Option<&str>) -> Result<Http> {
+        let trust = (bundle(), endpoint.is_some_and(is_loopback));
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match known.entry(trust) {
+            Entry::Occupied(known) => Ok(known.get().clone()),
+            Entry::Vacant(slot) => Ok(slot.insert(Http::new(endpoint)?).clone()),
+        }
+    }
+}
+
+fn bundle() -> Option<OsString> {
+    #[expect(clippy::disallowed_methods, reason = "the variables of TLS and AWS tools are not options of ours")]
+    std::env::var_os("AWS_CA_BUNDLE").filter(|path| !path.is_empty())
+}
 
 impl Http {
     /// For this endpoint (AWS if none). Trust is `AWS_CA_BUNDLE` alone where it is set; else the system's roots,
     /// for which `SSL_CERT_FILE` and `SSL_CERT_DIR` count. Proxies come from the environment, but none stands
     /// between a process and its own host.
     pub(super) fn new(endpoint: Option<&str>) -> Result<Self> {
-        #[expect(clippy::disallowed_methods, reason = "the variables of TLS and AWS tools are not options of ours")]
-        let bundle = std::env::var_os("AWS_CA_BUNDLE").filter(|path| !path.is_empty());
-        let trust = match bundle {
+        let trust = match bundle() {
             Some(path) => read_bundle(Path::new(&path))?,
             None => TrustStore::default(),
         };

@@ -29,6 +29,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::stream::BoxStream;
 use tokio::sync::OnceCell;
 
+pub(super) use self::client::Sockets;
 use self::client::patience;
 use self::failure::Doing;
 use self::provider::Provider;
@@ -70,20 +71,26 @@ pub struct S3Store {
 impl S3Store {
     /// The store at this place. Reads the CA bundle that the environment names, and nothing else.
     pub fn new(location: S3Location) -> Result<Self> {
+        Self::sharing(location, &Sockets::default())
+    }
+
+    /// The same with the sockets of other stores on the runtime where it will be used.
+    pub(super) fn sharing(location: S3Location, sockets: &Sockets) -> Result<Self> {
         let root = if location.prefix.is_empty() { String::new() } else { format!("{}/", location.prefix) };
-        Self::with_root(location, root)
+        Self::with_root(location, root, sockets)
     }
 
     /// The places where Litestream keeps a replica whose prefix is empty: it writes `.` or nothing before the slash,
     /// depending on how its URL ends. To be read only.
     pub(super) fn spellings(location: &S3Location) -> Result<Vec<Self>> {
         let roots: &[&str] = if location.prefix.is_empty() { &["./", "/"] } else { &[] };
-        roots.iter().map(|root| Self::with_root(location.clone(), (*root).to_owned())).collect()
+        let sockets = Sockets::default();
+        roots.iter().map(|root| Self::with_root(location.clone(), (*root).to_owned(), &sockets)).collect()
     }
 
-    fn with_root(location: S3Location, root: String) -> Result<Self> {
+    fn with_root(location: S3Location, root: String, sockets: &Sockets) -> Result<Self> {
         let provider = Provider::of(location.endpoint.as_deref());
-        let http = client::Http::new(location.endpoint.as_deref())?;
+        let http = sockets.get(location.endpoint.as_deref())?;
         Ok(Self {
             location,
             root,

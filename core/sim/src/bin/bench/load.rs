@@ -6,28 +6,54 @@ use std::time::{Duration, Instant};
 
 use replicate_sim::peers::{Outcome, Place, Usage, wait_until};
 
-use crate::table::{Row, Table};
+use crate::goal::Goal;
+use crate::table::{LOWEST, Row, Table};
 use crate::writer::{Felt, Task, make, write};
-use crate::{Bench, Contender, tell, tidy};
+use crate::{Bench, Case, Contender, Store, tell, tidy};
 
 const ARRIVAL: Duration = Duration::from_secs(120);
 /// Nothing new for this long: it has caught up.
 const CAUGHT_UP: Duration = Duration::from_millis(2500);
 
+/// The most memory that any of it may take, and what SQLite's own cache takes by default.
+pub(crate) const MEMORY_MIB: f64 = 64.0 + 2.0;
+
 /// A way of writing.
+#[derive(Clone, Copy)]
 struct Kind {
     name: &'static str,
-    store: &'static str,
+    store: Store,
     autocheckpoint: bool,
     rate: u32,
 }
 
-const KINDS: [Kind; 4] = [
-    Kind { name: "full speed", store: "file", autocheckpoint: true, rate: 0 },
-    Kind { name: "full speed, application never checkpoints", store: "file", autocheckpoint: false, rate: 0 },
-    Kind { name: "full speed", store: "S3", autocheckpoint: true, rate: 0 },
-    Kind { name: "300 tx/s", store: "S3", autocheckpoint: true, rate: 300 },
+const FULL: &str = "full speed";
+const FULL_NONE: &str = "full speed, application never checkpoints";
+const STEADY: &str = "300 tx/s";
+
+const KINDS: [Kind; 5] = [
+    Kind { name: FULL, store: Store::File, autocheckpoint: true, rate: 0 },
+    Kind { name: FULL_NONE, store: Store::File, autocheckpoint: false, rate: 0 },
+    Kind { name: FULL, store: Store::S3, autocheckpoint: true, rate: 0 },
+    Kind { name: STEADY, store: Store::File, autocheckpoint: true, rate: 300 },
+    Kind { name: STEADY, store: Store::S3, autocheckpoint: true, rate: 300 },
 ];
+
+impl Kind {
+    fn rows(self) -> [Row; 6] {
+        let row = |what: &str, unit| Row::new(&format!("{}: {what}", self.name), self.store.name(), unit);
+        let cpu = row("CPU a MB of WAL", "ms");
+        let wal = row("longest WAL", "MiB");
+        [
+            row("transactions a second", "tx/s").goal(Goal::KeepsOfFloor(0.97)),
+            row("longest transaction", "ms").goal(Goal::OverFloor(50.0)),
+            if self.rate == 0 { cpu.goal(Goal::OfRival(0.7)) } else { cpu.goal(Goal::OfLowest(0.15)) },
+            row("peak memory", "MiB").goal(Goal::AtMost(MEMORY_MIB)),
+            if self.rate == 0 { wal.goal(Goal::AtMost(64.0)) } else { wal },
+            row("last commit to last object", "s"),
+        ]
+    }
+}
 
 /// What one round showed.
 struct Round {
@@ -42,30 +68,33 @@ struct Replicator {
     lag: Duration,
 }
 
-pub(crate) fn measure(bench: &Bench<'_>, table: &mut Table) -> Outcome {
-    for kind in KINDS {
-        let row = |what: &str, unit| Row::new(&format!("{}: {what}", kind.name), kind.store, unit);
-        let mut rows = [
-            row("transactions a second", "tx/s"),
-            row("longest transaction", "ms"),
-            row("CPU a MB of WAL", "ms"),
-            row("peak memory", "MiB"),
-            row("longest WAL", "MiB"),
-            row("last commit to last object", "s"),
-        ];
-        for round in 0..bench.sizes.rounds {
-            for column in 0..=bench.contenders.len() {
-                let contender = bench.contenders.get(column);
-                let name = contender.map_or("nobody", |c| &c.side.name);
-                tell(&format!("load {} {}, round {}: {name}", kind.name, kind.store, round + 1));
-                let folder = bench.scratch.join(format!("load-{round}-{column}"));
-                let result = round_of(bench, &kind, contender, &folder)?;
-                record(&mut rows, column, contender.is_some(), &result);
-                tidy(&folder);
+pub(crate) fn cases() -> Vec<Case> {
+    let case = |kind: Kind| {
+        Case::new(format!("load {} {}", kind.name, kind.store.name()), move |b: &Bench<'_>, t: &mut Table| {
+            measure(b, kind, t)
+        })
+    };
+    KINDS.map(case).into()
+}
+
+fn measure(bench: &Bench<'_>, kind: Kind, table: &mut Table) -> Outcome {
+    let mut rows = kind.rows();
+    for round in 0..bench.sizes.rounds {
+        for column in 0..=bench.contenders.len() {
+            let contender = bench.contenders.get(column);
+            // At full speed its intervals mean nothing to it: it always has something to do.
+            if kind.rate == 0 && column == LOWEST {
+                continue;
             }
+            let name = contender.map_or("nobody", |c| &c.side.name);
+            tell(&format!("load {} {}, round {}: {name}", kind.name, kind.store.name(), round + 1));
+            let folder = bench.scratch.join(format!("load-{}-{:?}-{round}-{column}", kind.rate, kind.store));
+            let result = round_of(bench, &kind, contender, &folder)?;
+            record(&mut rows, column, contender.is_some(), &result);
+            tidy(&folder);
         }
-        rows.into_iter().for_each(|row| table.add(row));
     }
+    rows.into_iter().for_each(|row| table.add(row));
     Ok(())
 }
 

@@ -4,11 +4,23 @@
 //! next round), so that what the machine does meanwhile hits all of them; figures are medians over the
 //! rounds. Prints one markdown table; what is going on is told on the error stream.
 //!
-//! Flags: `--quick` and `--full` for the sizes, `--only latency|load|restore`.
+//! | flag | what |
+//! |---|---|
+//! | `--quick` | small sizes, one round: whether everything runs, not figures to quote |
+//! | `--only WORD` | the cases whose name holds this (may be given several times); `--list` tells the names |
+//! | `--rounds N` | so many rounds instead of three |
+//! | `--write` | puts the table into `core/docs/PERFORMANCE.md` |
 
+mod document;
+mod goal;
+mod idle;
 mod latency;
 mod load;
+mod merging;
+mod proxy;
 mod restoring;
+mod sizes;
+mod snapshot;
 mod table;
 mod watch;
 mod writer;
@@ -19,46 +31,12 @@ use std::time::Duration;
 
 use replicate_sim::peers::{Gateway, Outcome, Pace, Place, Side, Tools};
 
+use crate::proxy::Proxy;
+use crate::sizes::{NORMAL, QUICK, Sizes};
 use crate::table::Table;
 
-/// How much is measured.
-#[derive(Clone, Copy)]
-struct Sizes {
-    name: &'static str,
-    rounds: usize,
-    /// Commits in a round of the latency measurement.
-    commits: usize,
-    /// How long the writer writes.
-    writing: Duration,
-    /// Bytes of the database that is written to.
-    load_bytes: u64,
-    /// Bytes of the database that is restored.
-    restore_bytes: u64,
-    /// Files of level 0 after the first image.
-    restore_files: usize,
-}
-
-const MIB: u64 = 1 << 20;
-
-const QUICK: Sizes = Sizes {
-    name: "quick",
-    rounds: 1,
-    commits: 5,
-    writing: Duration::from_secs(4),
-    load_bytes: 16 * MIB,
-    restore_bytes: 32 * MIB,
-    restore_files: 50,
-};
-const NORMAL: Sizes = Sizes {
-    name: "normal",
-    rounds: 3,
-    commits: 8,
-    writing: Duration::from_secs(8),
-    load_bytes: 64 * MIB,
-    restore_bytes: 256 * MIB,
-    restore_files: 200,
-};
-const FULL: Sizes = Sizes { name: "full", rounds: 5, commits: 20, writing: Duration::from_secs(20), ..NORMAL };
+/// What the longer line to the store adds to every request.
+const FAR: Duration = Duration::from_millis(20);
 
 /// What is compared.
 struct Contender {
@@ -71,30 +49,60 @@ struct Bench<'a> {
     sizes: Sizes,
     contenders: Vec<Contender>,
     gateway: &'a Gateway,
+    far: &'a Proxy,
     scratch: &'a Path,
 }
 
-/// What can be measured alone.
-type Part = (&'static str, fn(&Bench<'_>, &mut Table) -> Outcome);
+/// A kind of store.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Store {
+    File,
+    S3,
+    /// S3 over a longer line.
+    Far,
+}
 
-/// The stores, by name.
-const STORES: [&str; 2] = ["file", "S3"];
+const STORES: [Store; 3] = [Store::File, Store::S3, Store::Far];
+
+impl Store {
+    fn name(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::S3 => "S3",
+            Self::Far => "S3 + 20 ms",
+        }
+    }
+}
+
+/// Something that can be measured alone.
+struct Case {
+    name: String,
+    run: Box<dyn Fn(&Bench<'_>, &mut Table) -> Outcome>,
+}
+
+impl Case {
+    fn new(name: impl Into<String>, run: impl Fn(&Bench<'_>, &mut Table) -> Outcome + 'static) -> Self {
+        Self { name: name.into(), run: Box::new(run) }
+    }
+}
 
 impl Bench<'_> {
     /// A place that nothing is in yet.
-    fn place(&self, store: &str, name: &str) -> Place {
+    fn place(&self, store: Store, name: &str) -> Place {
         match store {
-            "S3" => self.gateway.place(name),
-            _ => Place::file(self.scratch.join("replicas").join(name)),
+            Store::File => Place::file(self.scratch.join("replicas").join(name)),
+            Store::S3 => self.gateway.place(name),
+            Store::Far => self.gateway.place(name).through(self.far.endpoint()),
         }
     }
 }
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
-    // The bench starts itself as the application that writes.
+    // The bench starts itself as the application that writes, and as a host of many databases.
     let done = match arguments.split_first() {
         Some((first, rest)) if first == "writer" => writer::main(rest),
+        Some((first, rest)) if first == "host" => idle::host(rest),
         _ => run(&arguments),
     };
     match done {
@@ -107,37 +115,55 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &[String]) -> Outcome {
-    let (mut sizes, mut only) = (NORMAL, None);
+    let (mut sizes, mut only, mut write, mut rounds) = (NORMAL, Vec::new(), false, None);
+    let mut cases = latency::cases();
+    cases.extend(load::cases().into_iter().chain(snapshot::cases()).chain(restoring::cases()));
+    cases.extend(merging::cases().into_iter().chain(idle::cases()));
     let mut words = arguments.iter();
     while let Some(word) = words.next() {
+        let mut value = || words.next().ok_or_else(|| format!("{word} needs a value"));
         match word.as_str() {
             "--quick" => sizes = QUICK,
-            "--full" => sizes = FULL,
-            "--only" => only = Some(words.next().ok_or("--only needs a value")?.as_str()),
+            "--only" => only.push(value()?.to_lowercase()),
+            "--rounds" => rounds = Some(value()?.parse().map_err(|_| "--rounds needs a number")?),
+            "--write" => write = true,
+            "--list" => {
+                cases.iter().for_each(|case| println!("{}", case.name));
+                return Ok(());
+            }
             _ => return Err(format!("unknown flag {word}")),
         }
     }
-    let parts: [Part; 3] = [("latency", latency::measure), ("load", load::measure), ("restore", restoring::measure)];
-    if only.is_some_and(|only| parts.iter().all(|(name, _)| *name != only)) {
-        return Err("--only latency, load or restore".to_owned());
+    sizes.rounds = rounds.unwrap_or(sizes.rounds).max(1);
+    let whole = only.is_empty();
+    cases.retain(|case| whole || only.iter().any(|word| case.name.to_lowercase().contains(word)));
+    if cases.is_empty() {
+        return Err("--only names no case; --list tells them".to_owned());
+    }
+    if write && !whole {
+        return Err("--write needs the whole run: the document has one table of one run".to_owned());
     }
 
     let tools = Tools::from_env()?;
     let folder = tempfile::tempdir().map_err(|e| format!("a scratch folder: {e}"))?;
     let gateway = Gateway::start(&tools.versitygw, folder.path())?;
+    let far = Proxy::start(gateway.address(), FAR)?;
     let litestream = Side::litestream("new", &tools.litestream_new)?;
     let contenders = vec![
         Contender { side: Side::ours(&tools.ours), pace: Pace::Default },
         Contender { side: litestream.clone(), pace: Pace::Default },
         Contender { side: litestream, pace: Pace::Lowest },
     ];
-    let bench = Bench { sizes, contenders, gateway: &gateway, scratch: folder.path() };
+    let scratch = folder.path();
+    let bench = Bench { sizes, contenders, gateway: &gateway, far: &far, scratch };
+    let conditions = document::Conditions::now(&tools, scratch);
     let mut table = Table::default();
-    for (name, measure) in parts.iter().filter(|(name, _)| only.is_none_or(|only| only == *name)) {
-        measure(&bench, &mut table).map_err(|e| format!("{name}: {e}"))?;
+    for case in &cases {
+        (case.run)(&bench, &mut table).map_err(|e| format!("{}: {e}", case.name))?;
     }
-    println!("{}", table.markdown(&bench.contenders[1].side.name, sizes.name));
-    Ok(())
+    let text = conditions.text(&table.markdown(&bench.contenders[1].side.name), arguments, &sizes);
+    println!("{text}");
+    if write { document::write(&text) } else { Ok(()) }
 }
 
 /// Tells what is going on.
@@ -145,7 +171,7 @@ fn tell(what: &str) {
     eprintln!("{what} …");
 }
 
-/// Removes what a round has left; the scratch folder goes with the process anyway.
+/// Removes a folder of scratch; what stays goes with the whole.
 fn tidy(folder: &Path) {
-    let _removed = std::fs::remove_dir_all(folder);
+    let _ = std::fs::remove_dir_all(folder);
 }

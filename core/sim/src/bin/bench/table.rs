@@ -1,7 +1,16 @@
 //! Figures: medians over rounds, and the one table.
 
+use crate::goal::{Goal, Shown};
+
 /// What a row compares, in the order of the columns.
 pub(crate) const COLUMNS: usize = 3;
+
+/// Our command.
+pub(crate) const OURS: usize = 0;
+/// Litestream with its defaults.
+pub(crate) const THEIRS: usize = 1;
+/// Litestream with its lowest intervals.
+pub(crate) const LOWEST: usize = 2;
 
 /// A measured quantity.
 #[derive(Default)]
@@ -15,6 +24,7 @@ pub(crate) struct Row {
     floor: Vec<f64>,
     /// Which of the samples is shown.
     quantile: f64,
+    goals: Vec<Goal>,
 }
 
 impl Row {
@@ -23,9 +33,15 @@ impl Row {
         Self { what: what.to_owned(), store: store.to_owned(), unit, quantile: 0.5, ..Self::default() }
     }
 
-    /// The same of which the worst is shown.
-    pub(crate) fn worst(mut self) -> Self {
-        self.quantile = 1.0;
+    /// The same of which another quantile is shown.
+    pub(crate) fn quantile(mut self, quantile: f64) -> Self {
+        self.quantile = quantile;
+        self
+    }
+
+    /// The same with a goal.
+    pub(crate) fn goal(mut self, goal: Goal) -> Self {
+        self.goals.push(goal);
         self
     }
 
@@ -39,27 +55,36 @@ impl Row {
         self.floor.push(sample);
     }
 
-    fn shown(&self, samples: &[f64]) -> Option<f64> {
-        quantile(samples, self.quantile)
+    fn shown(&self) -> Shown {
+        let at = |samples: &[f64]| quantile(samples, self.quantile);
+        let [ours, rival, lowest] = &self.samples;
+        Shown {
+            ours: at(ours),
+            rival: at(rival),
+            lowest: at(lowest),
+            floor: at(&self.floor),
+            median: quantile(ours, 0.5),
+        }
     }
 
     fn line(&self) -> String {
         let cell = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), number);
-        let [ours, theirs, lowest] = &self.samples;
-        let (ours, theirs, lowest) = (self.shown(ours), self.shown(theirs), self.shown(lowest));
-        let ratio = match (ours, theirs) {
-            (Some(ours), Some(theirs)) if theirs > 0.0 => format!("{:.2}", ours / theirs),
+        let shown = self.shown();
+        let ratio = match (shown.ours, shown.rival.or(shown.lowest)) {
+            (Some(ours), Some(theirs)) if theirs > 0.0 => number(ours / theirs),
             _ => "–".to_owned(),
         };
+        let goals: Vec<_> = self.goals.iter().filter_map(|goal| goal.cell(shown)).collect();
         format!(
-            "| {} | {} | {} | {} | {} | {} | {} | {ratio} |",
+            "| {} | {} | {} | {} | {} | {} | {} | {ratio} | {} |",
             self.what,
             self.store,
             self.unit,
-            cell(ours),
-            cell(theirs),
-            cell(lowest),
-            cell(self.shown(&self.floor)),
+            cell(shown.ours),
+            cell(shown.rival),
+            cell(shown.lowest),
+            cell(shown.floor),
+            goals.join("; "),
         )
     }
 }
@@ -71,24 +96,22 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// Adds a finished row.
+    /// Adds a finished row, and tells it: a long run shows what it has.
     pub(crate) fn add(&mut self, row: Row) {
+        eprintln!("{}", row.line());
         self.rows.push(row);
     }
 
     /// The table as markdown.
-    pub(crate) fn markdown(&self, rival: &str, sizes: &str) -> String {
+    pub(crate) fn markdown(&self, rival: &str) -> String {
         let mut text = format!(
-            "| {sizes} | store | unit | replicate | {rival} | {rival}, lowest intervals | floor | ratio |\n\
-             |---|---|---|---|---|---|---|---|\n"
+            "| figure | store | unit | replicate | {rival} | same, lowest intervals | floor | ratio | reached (goal) |\n\
+             |---|---|---|---|---|---|---|---|---|\n"
         );
         for row in &self.rows {
             text.push_str(&row.line());
             text.push('\n');
         }
-        text.push_str(
-            "\nFloor: the PUT alone, the writer alone, or `cp` and sync. Ratio: replicate by Litestream with its defaults.",
-        );
         text
     }
 }
@@ -102,12 +125,14 @@ pub(crate) fn quantile(samples: &[f64], part: f64) -> Option<f64> {
 }
 
 /// Three significant digits, without an exponent.
-fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     match value.abs() {
+        0.0 => "0".to_owned(),
         v if v >= 100.0 => format!("{value:.0}"),
         v if v >= 10.0 => format!("{value:.1}"),
         v if v >= 1.0 => format!("{value:.2}"),
-        _ => format!("{value:.3}"),
+        v if v >= 0.01 => format!("{value:.3}"),
+        _ => format!("{value:.4}"),
     }
 }
 
@@ -124,10 +149,20 @@ mod tests {
 
     #[test]
     fn a_row_has_its_ratio_only_where_both_were_measured() {
-        let mut row = Row::new("x", "file", "ms");
-        row.add(0, 1.0);
-        assert_eq!(row.line(), "| x | file | ms | 1.00 | – | – | – | – |");
-        row.add(1, 4.0);
-        assert_eq!(row.line(), "| x | file | ms | 1.00 | 4.00 | – | – | 0.25 |");
+        let mut row = Row::new("x", "file", "ms").goal(Goal::OfRival(0.5));
+        row.add(OURS, 1.0);
+        assert_eq!(row.line(), "| x | file | ms | 1.00 | – | – | – | – |  |");
+        row.add(THEIRS, 4.0);
+        let line = row.line();
+        assert_eq!(line, "| x | file | ms | 1.00 | 4.00 | – | – | 0.250 | 0.250 (≤ 0.500 of Litestream) |");
+    }
+
+    #[test]
+    fn a_tail_is_compared_with_the_median_of_the_same_samples() {
+        let mut row = Row::new("x", "file", "ms").quantile(0.99).goal(Goal::OfMedian(3.0));
+        (0..99).for_each(|_| row.add(OURS, 1.0));
+        row.add(OURS, 4.0);
+        row.add(OURS, 4.0);
+        assert!(row.line().contains("**4.00** (≤ 3.00 × median)"), "{}", row.line());
     }
 }
