@@ -25,6 +25,7 @@ use crate::seal::Keys;
 use crate::store::LtxStore;
 
 pub use crate::mutant::{Mutant, switch};
+pub use crate::points::{Point, crash_at};
 pub use crate::sqlite::{Attach, Door, Identity, WalView};
 
 /// What an engine is made of.

@@ -78,7 +78,7 @@ const COMMANDS: &[Command] = &[
     },
     Command {
         name: "torture",
-        usage: "[…]",
+        usage: "[case …] [--quick]",
         about: "kills, outages and full disks against real processes",
         run: |a| launch::run("torture", a),
     },

@@ -356,6 +356,7 @@ impl Capture {
     pub(crate) fn start_over(&mut self, over: StartOver) -> Result<()> {
         self.spool().discard_after(Txid::ZERO)?;
         self.ledger.reset()?;
+        point!(StartedOver);
         self.state.reopen_if_gone()?;
         self.foreign = false;
         self.position.txid = over.after;
@@ -417,6 +418,7 @@ impl Capture {
     fn follow(&mut self, door: &mut dyn Door) -> Result<(Vec<Event>, WalView)> {
         let before = door.look()?;
         door.pin()?;
+        point!(Pinned);
         let captured = self.capture(door);
         match &captured {
             Ok((_, view)) if self.position.mark == Some(WalMark::end_of(view)) => {
@@ -553,7 +555,11 @@ impl Capture {
             // A file that the store has can prove that what is there is ours; without it only the record can.
             self.state.sync()?;
         }
-        self.spool().release(covered)
+        self.spool().release(covered)?;
+        if releases {
+            point!(SpoolReleased);
+        }
+        Ok(())
     }
 
     /// After some quiet: writes the ledger out and removes what it covers.

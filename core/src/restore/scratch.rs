@@ -77,6 +77,7 @@ impl Scratch {
     pub(crate) fn place(mut self, overwrite: bool, now: Timestamp) -> Result<()> {
         let _one = PLACING.lock().unwrap_or_else(PoisonError::into_inner);
         let (disk, target) = (self.disk.clone(), self.target.clone());
+        point!(RestoreWritten);
         let replaced = there(disk.as_ref(), &target, overwrite)?;
         let claimed = replaced.is_none() && claim(disk.as_ref(), &target)?;
         let guard = match replaced.is_some() || claimed {
@@ -101,6 +102,7 @@ impl Scratch {
             Some(why) => Aside::move_there(disk.as_ref(), &target, why),
             None => Ok(Aside::default()),
         };
+        point!(RestoreAside);
         let placed = moved.and_then(|aside| match self.rename(why.is_some()) {
             Ok(()) => Ok(aside),
             Err(error) => {
@@ -115,6 +117,7 @@ impl Scratch {
             }
         })?;
         self.placed = true;
+        point!(RestoreRenamed);
         let folder = folder_of(&target);
         disk.sync_dir(folder).map_err(|e| Error::disk("make the name durable", folder, e))?;
         match replaced {
