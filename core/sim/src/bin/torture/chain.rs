@@ -69,9 +69,9 @@ pub(crate) fn create(path: &Path, shape: Shape) -> Outcome {
 
 /// Rows of random bytes in one transaction.
 fn fill(connection: &mut Connection, bytes: u64) -> Outcome {
-    const ROW: u64 = 64 << 10;
+    const ROW: i64 = 64 << 10;
     let transaction = connection.transaction().map_err(sql)?;
-    for _ in 0..bytes.div_ceil(ROW) {
+    for _ in 0..bytes.div_ceil(ROW.unsigned_abs()) {
         transaction.execute("INSERT INTO filler (v) VALUES (randomblob(?))", [ROW]).map_err(sql)?;
     }
     transaction.commit().map_err(sql)
