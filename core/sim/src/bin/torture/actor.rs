@@ -163,7 +163,8 @@ impl Actor {
         };
         let mut actor = Self { db: script.db.clone(), shared, handle, writers: Vec::new(), syncs: None };
         for writing in script.writers.clone() {
-            let (db, shared, rng) = (script.db.clone(), actor.shared.clone(), Rng::new(script.seed ^ writing.id as u64));
+            let (db, shared, rng) =
+                (script.db.clone(), actor.shared.clone(), Rng::new(script.seed ^ writing.id as u64));
             actor.writers.push(std::thread::spawn(move || write(&db, &writing, rng, &shared)));
         }
         if let (Some(engine), Some(handle)) = (script.engine.clone(), actor.handle.clone())

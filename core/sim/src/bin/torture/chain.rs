@@ -99,7 +99,8 @@ impl Writer {
     /// Appends a row and rewrites some accounts, in one transaction. The row's number.
     pub(crate) fn append(&mut self, rng: &mut Rng) -> rusqlite::Result<i64> {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let last = transaction.prepare_cached("SELECT id, digest FROM chain ORDER BY id DESC LIMIT 1")?.query_row([], pair);
+        let last =
+            transaction.prepare_cached("SELECT id, digest FROM chain ORDER BY id DESC LIMIT 1")?.query_row([], pair);
         let (id, mut digest) = last.optional()?.unwrap_or_default();
         let mine = transaction
             .prepare_cached("SELECT n, hash FROM chain WHERE writer = ? ORDER BY n DESC LIMIT 1")?
@@ -180,9 +181,8 @@ pub(crate) fn prove(connection: &Connection) -> Outcome<Chain> {
     let mut chain = Chain { hashes: Vec::new(), filler: 0 };
     let mut writers: BTreeMap<i64, (i64, i64)> = BTreeMap::new();
     let mut last_digest = 0;
-    let mut rows = connection
-        .prepare("SELECT id, writer, n, payload, digest, hash FROM chain ORDER BY id")
-        .map_err(sql)?;
+    let mut rows =
+        connection.prepare("SELECT id, writer, n, payload, digest, hash FROM chain ORDER BY id").map_err(sql)?;
     let mut rows = rows.query([]).map_err(sql)?;
     while let Some(row) = rows.next().map_err(sql)? {
         let number = |column: usize| row.get::<_, i64>(column).map_err(sql);

@@ -193,7 +193,11 @@ impl Child {
     fn failure(&self, what: &str) -> String {
         let log = std::fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<_> = log.lines().collect();
-        format!("a child: {what}; its last lines: {}", lines[lines.len().saturating_sub(5)..].join(" | "))
+        format!(
+            "{}: {what}; its last lines: {}",
+            self.log.file_stem().unwrap_or_default().to_string_lossy(),
+            lines[lines.len().saturating_sub(5)..].join(" | ")
+        )
     }
 }
 

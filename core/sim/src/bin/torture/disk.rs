@@ -73,7 +73,8 @@ impl Breaker {
     }
 
     fn set(&self, rules: &str) -> Outcome {
-        let write = |path: &Path, text: &str| std::fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()));
+        let write =
+            |path: &Path, text: &str| std::fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()));
         write(&crate::ground::beside(&self.rules, ".hits"), "")?;
         // In one piece: it is read at any moment.
         let new = self.rules.with_extension("new");
@@ -127,7 +128,8 @@ pub(crate) fn run(torture: &mut Torture) -> Outcome<String> {
     let chosen = |at: usize| torture.size != Size::Quick || at.is_multiple_of(3);
     for (at, fault) in FAULTS.iter().enumerate().filter(|(at, _)| chosen(*at)) {
         let kill = torture.rng.percent(30);
-        let met = broken(&breaker, &ground, *fault, kill, at as u64).map_err(|why| format!("{fault:?}, killed {kill}: {why}"))?;
+        let met = broken(&breaker, &ground, *fault, kill, at as u64)
+            .map_err(|why| format!("{fault:?}, killed {kill}: {why}"))?;
         steps.push(format!("{} {} {} met {met} times", fault.call, fault.number, fault.path));
     }
     steps.push(full(torture, &breaker)?);
@@ -223,7 +225,8 @@ fn full(torture: &mut Torture, breaker: &Breaker) -> Outcome<String> {
     let mut host = ground.start("host", &ground.application(2, vec![tolerant]))?;
     host.goes_on(20)?;
     let hog = place.join("hog");
-    let _no_space_left = Command::new("dd").args(["if=/dev/zero", "bs=64k"]).arg(format!("of={}", hog.display())).output();
+    let _no_space_left =
+        Command::new("dd").args(["if=/dev/zero", "bs=64k"]).arg(format!("of={}", hog.display())).output();
     let failing = |status: &serde_json::Value| status["failed"].as_u64() > Some(5);
     host.until("the disk is full for the host", SOON, failing)?;
     if torture.rng.percent(50) {
@@ -235,5 +238,8 @@ fn full(torture: &mut Torture, breaker: &Breaker) -> Outcome<String> {
     }
     host.goes_on(50)?;
     finish(&ground, host, engine).map_err(|why| format!("a full disk: {why}"))?;
-    Ok(format!("a full spool and a full disk on tmpfs (slowest commit {} ms)", felt["slowest_us"].as_u64().unwrap_or(0) / 1000))
+    Ok(format!(
+        "a full spool and a full disk on tmpfs (slowest commit {} ms)",
+        felt["slowest_us"].as_u64().unwrap_or(0) / 1000
+    ))
 }

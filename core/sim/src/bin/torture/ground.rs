@@ -110,7 +110,10 @@ impl Ground {
     /// The rows that `sync` has acknowledged, with the captures, oldest first.
     pub(crate) fn stored(&self) -> Vec<(i64, u64)> {
         let text = std::fs::read_to_string(self.folder.join("stored")).unwrap_or_default();
-        text.lines().filter_map(|line| line.split_once(' ')).filter_map(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?))).collect()
+        text.lines()
+            .filter_map(|line| line.split_once(' '))
+            .filter_map(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)))
+            .collect()
     }
 
     /// The newest row that `sync` has acknowledged.
@@ -126,8 +129,9 @@ impl Ground {
 
     /// The source, which must hold all that SQLite has told its writers.
     pub(crate) fn source(&self, keep_wal: bool) -> Outcome<Chain> {
-        let chain = chain::read(&self.db, keep_wal)?;
+        // Before: somebody may write on.
         let committed = self.committed();
+        let chain = chain::read(&self.db, keep_wal)?;
         if chain.len() < committed {
             return Err(format!("the database itself has lost rows {} to {committed}", chain.len() + 1));
         }

@@ -16,6 +16,8 @@ use crate::proxy::{Faults, Proxy};
 use crate::{Size, Torture};
 
 const MIB: u64 = 1 << 20;
+/// Between two truncations.
+const BREATH: Duration = Duration::from_millis(20);
 /// As SQLite comes, and never.
 const AUTOCHECKPOINTS: [u32; 2] = [1000, 0];
 
@@ -78,10 +80,11 @@ pub(crate) fn snapshot_race(torture: &mut Torture) -> Outcome<String> {
             killed = ", engine killed meanwhile";
         }
         engine.until("the first image arrives", LATE, |status| status["remote"].as_u64() > Some(0))?;
+        let met = proxy.met();
+        proxy.set(Faults { rate, ..Faults::default() });
         let found = ground.restored(None)?;
         host.goes_on(50)?;
         found.begins(&ground.source(true)?, 0).map_err(|why| format!("just after the first image: {why}"))?;
-        let met = proxy.met();
         let felt = finish(&ground, host, engine)?;
         Ok(format!("{} MiB{killed}, {met} requests refused, {felt}", size / MIB))
     })
@@ -170,11 +173,12 @@ fn salts(ground: &Ground) -> Outcome<Vec<u8>> {
     }
 }
 
-/// The application truncates the WAL as often as it can.
+/// The application truncates the WAL again and again.
 pub(crate) fn truncate_loop(torture: &mut Torture) -> Outcome<String> {
     both(torture, |torture, place, autocheckpoint| {
         let time = Duration::from_millis(if torture.size == Size::Quick { 1500 } else { 8000 });
-        let ground = ground(place, on_file(&place.join("replica")), MIB, autocheckpoint)?.with("checkpoint_pages", "64");
+        let ground =
+            ground(place, on_file(&place.join("replica")), MIB, autocheckpoint)?.with("checkpoint_pages", "64");
         let fast = |id| Writing { pause: Duration::from_micros(500), ..ground.writing(id) };
         let mut host = ground.start("host", &ground.application(1, vec![fast(1), fast(2)]))?;
         let mut engine = ground.start("engine", &ground.engine(1))?;
@@ -187,6 +191,9 @@ pub(crate) fn truncate_loop(torture: &mut Torture) -> Outcome<String> {
                 while !ended.load(Ordering::Relaxed) {
                     checkpoint(&connection, "TRUNCATE").map_err(sql)?;
                     times += 1;
+                    // Such a checkpoint keeps writers out while it waits for readers, of which we are one; without any
+                    // pause between two of them SQLite's own tries for the lock would miss every chance.
+                    std::thread::sleep(BREATH);
                 }
                 Ok(times)
             });
@@ -194,7 +201,10 @@ pub(crate) fn truncate_loop(torture: &mut Torture) -> Outcome<String> {
             while begun.elapsed() < time && kept_on.is_ok() {
                 kept_on = host.goes_on(20).and_then(|_| engine.status()).map(drop);
                 if torture.rng.percent(2) && kept_on.is_ok() {
-                    kept_on = engine.kill().and_then(|()| ground.start("engine", &ground.engine(2))).map(|next| engine = next);
+                    kept_on = engine
+                        .kill()
+                        .and_then(|()| ground.start("engine", &ground.engine(2)))
+                        .map(|next| engine = next);
                 }
             }
             ended.store(true, Ordering::Relaxed);

@@ -62,11 +62,23 @@ struct Case {
 }
 
 const CASES: &[Case] = &[
-    Case { name: "kill", about: "SIGKILL of host and engine, together and apart, at random and at named points", run: kill::run },
+    Case {
+        name: "kill",
+        about: "SIGKILL of host and engine, together and apart, at random and at named points",
+        run: kill::run,
+    },
     Case { name: "disk", about: "full disks, and calls that fail, under the engine alone", run: disk::run },
     Case { name: "server", about: "an S3 server that dies, throttles, denies, cuts, loses and lies", run: server::run },
-    Case { name: "snapshot-race", about: "a slow first snapshot while the application checkpoints", run: load::snapshot_race },
-    Case { name: "migration", about: "one transaction that rewrites everything, and a writer at once", run: load::migration },
+    Case {
+        name: "snapshot-race",
+        about: "a slow first snapshot while the application checkpoints",
+        run: load::snapshot_race,
+    },
+    Case {
+        name: "migration",
+        about: "one transaction that rewrites everything, and a writer at once",
+        run: load::migration,
+    },
     Case { name: "long-reader", about: "a reader that does not end, and a WAL that grows", run: load::long_reader },
     Case { name: "truncate-loop", about: "the application truncates the WAL all the time", run: load::truncate_loop },
 ];

@@ -28,17 +28,67 @@ struct Fault {
 }
 
 const FAULTS: &[Fault] = &[
-    Fault { name: "503 storm", told: Some("SlowDown"), met: true, faults: || Faults { refuse: Some((503, "SlowDown", 100)), ..Faults::default() } },
-    Fault { name: "403 from now on", told: Some("Denied"), met: true, faults: || Faults { refuse: Some((403, "AccessDenied", 100)), ..Faults::default() } },
-    Fault { name: "PUT cut", told: Some(""), met: true, faults: || Faults { cut_put: Some((100, 100)), ..Faults::default() } },
+    Fault {
+        name: "503 storm",
+        told: Some("SlowDown"),
+        met: true,
+        faults: || Faults { refuse: Some((503, "SlowDown", 100)), ..Faults::default() },
+    },
+    Fault {
+        name: "403 from now on",
+        told: Some("Denied"),
+        met: true,
+        faults: || Faults { refuse: Some((403, "AccessDenied", 100)), ..Faults::default() },
+    },
+    Fault {
+        name: "PUT cut",
+        told: Some(""),
+        met: true,
+        faults: || Faults { cut_put: Some((100, 100)), ..Faults::default() },
+    },
     Fault { name: "answers lost", told: None, met: true, faults: || Faults { lose_answers: 50, ..Faults::default() } },
-    Fault { name: "20 ms", told: None, met: false, faults: || Faults { delay: Duration::from_millis(20), ..Faults::default() } },
-    Fault { name: "GET cut", told: None, met: false, faults: || Faults { cut_get: Some((300, 50)), ..Faults::default() } },
-    Fault { name: "503 for half", told: None, met: true, faults: || Faults { refuse: Some((503, "SlowDown", 50)), ..Faults::default() } },
-    Fault { name: "500 for half", told: None, met: true, faults: || Faults { refuse: Some((500, "InternalError", 50)), ..Faults::default() } },
-    Fault { name: "200 ms", told: None, met: false, faults: || Faults { delay: Duration::from_millis(200), ..Faults::default() } },
-    Fault { name: "64 KiB a second", told: None, met: false, faults: || Faults { rate: Some(64 << 10), ..Faults::default() } },
-    Fault { name: "deletes that are lies", told: None, met: false, faults: || Faults { lie_about_deletes: true, ..Faults::default() } },
+    Fault {
+        name: "20 ms",
+        told: None,
+        met: false,
+        faults: || Faults { delay: Duration::from_millis(20), ..Faults::default() },
+    },
+    Fault {
+        name: "GET cut",
+        told: None,
+        met: false,
+        faults: || Faults { cut_get: Some((300, 50)), ..Faults::default() },
+    },
+    Fault {
+        name: "503 for half",
+        told: None,
+        met: true,
+        faults: || Faults { refuse: Some((503, "SlowDown", 50)), ..Faults::default() },
+    },
+    Fault {
+        name: "500 for half",
+        told: None,
+        met: true,
+        faults: || Faults { refuse: Some((500, "InternalError", 50)), ..Faults::default() },
+    },
+    Fault {
+        name: "200 ms",
+        told: None,
+        met: false,
+        faults: || Faults { delay: Duration::from_millis(200), ..Faults::default() },
+    },
+    Fault {
+        name: "64 KiB a second",
+        told: None,
+        met: false,
+        faults: || Faults { rate: Some(64 << 10), ..Faults::default() },
+    },
+    Fault {
+        name: "deletes that are lies",
+        told: None,
+        met: false,
+        faults: || Faults { lie_about_deletes: true, ..Faults::default() },
+    },
     Fault { name: "no answers", told: None, met: true, faults: || Faults { hang: true, ..Faults::default() } },
 ];
 
@@ -122,7 +172,9 @@ fn dead(ground: &Ground, server: &mut VersityGw) -> Outcome<String> {
     let mut host = start_host(ground, 77)?;
     host.goes_on(20)?;
     server.kill();
-    engine.until("the status names the reason", TELL, |status| status["state"] == "stalled" && !status["error"].is_null())?;
+    engine.until("the status names the reason", TELL, |status| {
+        status["state"] == "stalled" && !status["error"].is_null()
+    })?;
     host.goes_on(100)?;
     server.restart();
     let felt = finish(ground, host, engine)?;

@@ -175,7 +175,12 @@ impl Round<'_> {
 
     /// Load, and then the end of this child: at the point if it gets there, else at a moment by chance.
     fn strike(&mut self, child: &mut Child) -> Outcome {
-        let mut life = child.ready()?;
+        let life = child.ready()?;
+        self.strike_begun(child, life)
+    }
+
+    /// The same for a child that has begun, or has met its end before that.
+    fn strike_begun(&mut self, child: &mut Child, mut life: Life) -> Outcome {
         if life == Life::Runs {
             life = child.life_within(Duration::from_millis(self.plan.load))?;
         }
@@ -219,19 +224,16 @@ impl Round<'_> {
     fn both(&mut self) -> Outcome {
         let mut host = self.stage.ground.start("host", &self.host())?;
         let mut engine = self.child("engine", &self.armed(self.engine()))?;
-        let host_first = self.plan.point.is_none() && self.rng.percent(50);
-        if host_first {
-            // The engine sees the host gone for a moment.
+        if self.plan.point.is_none() && self.rng.percent(50) {
+            // The engine sees the host gone for a while.
             let life = engine.ready()?;
-            if life == Life::Runs {
-                std::thread::sleep(Duration::from_millis(self.plan.load));
-            }
+            std::thread::sleep(Duration::from_millis(self.plan.load));
             host.kill()?;
+            self.strike_begun(&mut engine, life)?;
+            return self.settle();
         }
         self.strike(&mut engine)?;
-        if !host_first {
-            host.status()?;
-        }
+        host.status()?;
         host.kill()?;
         self.settle()
     }
@@ -239,28 +241,16 @@ impl Round<'_> {
     fn standby(&mut self) -> Outcome {
         let mut host = self.stage.ground.start("host", &self.host())?;
         let mut first = self.child("first", &self.armed(self.engine()))?;
-        if first.ready()? != Life::Runs {
-            *self.tally.points.entry(self.plan.point.map_or("", |(point, _)| point.name())).or_default() += 1;
+        let life = first.ready()?;
+        if life != Life::Runs {
+            self.strike_begun(&mut first, life)?;
             let next = self.stage.ground.start("engine", &self.engine())?;
             return self.finish_apart(host, next);
         }
         let second = self.stage.ground.start("second", &self.engine())?;
-        self.strike_ready(&mut first)?;
+        self.strike_begun(&mut first, life)?;
         host.goes_on(5)?;
         self.finish_apart(host, second)
-    }
-
-    /// The same as [`strike`](Self::strike) for a child that has begun.
-    fn strike_ready(&mut self, child: &mut Child) -> Outcome {
-        let mut life = child.life_within(Duration::from_millis(self.plan.load))?;
-        if life == Life::Runs && self.plan.point.is_some() {
-            life = child.life_within(REACH)?;
-        }
-        match (life, self.plan.point) {
-            (Life::Killed, Some((point, _))) => *self.tally.points.entry(point.name()).or_default() += 1,
-            _ => self.tally.by_chance += 1,
-        }
-        child.kill()
     }
 
     fn start_command(&self) -> Outcome<Process> {
@@ -403,7 +393,8 @@ impl Round<'_> {
         let new = self.restored(Some(txid))?;
         let options = [ground.options.clone(), ground.opening.clone()].concat();
         let restoring = Restoring { options: options.clone(), output: target.clone(), txid: Some(txid) };
-        let mut child = self.child("restore", &self.armed(Script { restoring: Some(restoring), ..ground.script(0) }))?;
+        let mut child =
+            self.child("restore", &self.armed(Script { restoring: Some(restoring), ..ground.script(0) }))?;
         let limit = if self.plan.point.is_some() { REACH } else { Duration::from_millis(self.plan.load / 2) };
         let life = child.life_within(limit)?;
         child.kill()?;
