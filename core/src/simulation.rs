@@ -24,7 +24,7 @@ use crate::restore::{Cancel, RestoreEnv, RestoreOptions, RestoreReport};
 use crate::seal::Keys;
 use crate::store::LtxStore;
 
-pub use crate::mutant::{Mutant, switch};
+pub use crate::mutant::{Mutant, switch, switch_everywhere};
 pub use crate::points::{Point, crash_at};
 pub use crate::sqlite::{Attach, Door, Identity, WalView};
 

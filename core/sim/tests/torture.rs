@@ -13,3 +13,15 @@ fn a_short_torture_breaks_nothing() {
         assert!(told.contains(&format!("{case}: ok: ")), "{case}: {told}");
     }
 }
+
+#[test]
+fn a_deliberate_defect_is_found() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_torture"));
+    let output = command.args(["kill", "--rounds", "60", "--seed", "1", "--mutant", "AcknowledgedEarly"]).output();
+    let output = output.expect("it runs");
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(!output.status.success() && told.contains("were acknowledged, only"), "{told}");
+    // What it keeps as evidence is none here.
+    let folder = told.split("evidence: ").nth(1).and_then(|rest| rest.split(' ').next()).expect("a folder");
+    std::fs::remove_dir_all(folder).expect("removed");
+}

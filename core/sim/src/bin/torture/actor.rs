@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use replicate::simulation::{Point, crash_at};
+use replicate::simulation::{Mutant, Point, crash_at, switch_everywhere};
 use replicate::{Cancel, Handle, Options, RestoreOptions, Target, Txid};
 use replicate_sim::peers::Outcome;
 use replicate_sim::sim::Rng;
@@ -37,6 +37,8 @@ pub(crate) struct Script {
     pub(crate) restoring: Option<Restoring>,
     /// Where to be killed: the name of a point, and at which visit.
     pub(crate) crash: Option<(String, u32)>,
+    /// A deliberate defect of its engine.
+    pub(crate) mutant: Option<String>,
 }
 
 /// One writer.
@@ -96,6 +98,10 @@ pub(crate) fn main() -> Outcome {
     if let Some((name, nth)) = &script.crash {
         let point = Point::ALL.iter().find(|point| point.name() == name).ok_or("no such point")?;
         crash_at(*point, *nth);
+    }
+    if let Some(name) = &script.mutant {
+        let mutant = Mutant::ALL.iter().find(|mutant| format!("{mutant:?}") == *name).ok_or("no such defect")?;
+        switch_everywhere(*mutant);
     }
     if let Some(restoring) = &script.restoring {
         return restore(restoring);

@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child as Process, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,9 @@ use crate::actor::Script;
 pub(crate) const SOON: Duration = Duration::from_secs(60);
 /// How long a child may take until everything has arrived at the store.
 pub(crate) const LATE: Duration = Duration::from_secs(150);
+
+/// The deliberate defect that every engine has, for proof that the program would find it.
+pub(crate) static MUTANT: OnceLock<String> = OnceLock::new();
 
 /// How a child stands.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -64,7 +68,8 @@ impl Child {
             }
         });
         let mut child = Self { process, input, answers, log: log.to_owned() };
-        let text = serde_json::to_string(script).map_err(|e| format!("the script: {e}"))?;
+        let script = Script { mutant: MUTANT.get().cloned(), ..script.clone() };
+        let text = serde_json::to_string(&script).map_err(|e| format!("the script: {e}"))?;
         // One that dies at once is noticed by whoever waits for its answer.
         let _ = writeln!(child.input, "{text}");
         Ok(child)

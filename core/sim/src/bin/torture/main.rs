@@ -7,7 +7,8 @@
 //! timing).
 //!
 //! Flags: `--rounds N` (of the case `kill`), `--for T` (the case is repeated for so long: `90s`, `10m`), `--seed N`,
-//! `--quick` (a short selection), `--full` (the largest sizes).
+//! `--quick` (a short selection), `--full` (the largest sizes), `--mutant NAME` (every engine has this deliberate defect,
+//! so the case must fail).
 
 mod actor;
 mod chain;
@@ -121,6 +122,7 @@ fn parse(arguments: &[String]) -> Outcome<Wanted> {
             "--rounds" => wanted.rounds = Some(number(value()?)?),
             "--seed" => wanted.seed = number(value()?)?,
             "--for" => wanted.time = Some(replicate::config::parse_duration(value()?)?),
+            "--mutant" => drop(child::MUTANT.set(value()?.clone())),
             "--quick" => wanted.size = Size::Quick,
             "--full" => wanted.size = Size::Full,
             name => {
