@@ -26,8 +26,8 @@ use crate::{Size, Torture};
 
 /// How long a point may take to be reached, from the begin of the load on.
 const REACH: Duration = Duration::from_secs(3);
-/// Rounds after which everything begins anew, with another kind of database and replica.
-const WEAR: u64 = 20;
+/// A round that takes longer is told, with its plan: what it waited for may be worth a look.
+const LONG: Duration = Duration::from_secs(20);
 
 /// What has been done.
 #[derive(Debug, Default)]
@@ -58,7 +58,7 @@ pub(crate) fn run(torture: &mut Torture) -> Outcome<String> {
     let mut stage: Option<Stage> = None;
     while tally.rounds < rounds && torture.time.is_none_or(|time| begun.elapsed() < time) {
         let plan = Plan::by_chance(&mut torture.rng);
-        let worn = stage.as_ref().is_none_or(|stage| stage.rounds >= WEAR || !stage.fits(plan.need));
+        let worn = stage.as_ref().is_none_or(|stage| stage.is_worn() || !stage.fits(plan.need));
         if worn {
             if let Some(old) = stage.take() {
                 tally.close(&old)?;
@@ -67,10 +67,14 @@ pub(crate) fn run(torture: &mut Torture) -> Outcome<String> {
         }
         let Some(stage) = stage.as_mut() else { continue };
         stage.rounds += 1;
+        let started = Instant::now();
         let done = Round { stage, plan, tally: &mut tally, rng: Rng::new(plan.seed) }.run();
         if let Err(why) = done {
             keep(&server, &torture.folder);
             return Err(format!("round {}, {plan:?}: {why} (before: {})", tally.rounds, tally.tell()));
+        }
+        if started.elapsed() > LONG {
+            eprintln!("round {} took {:.0} s: {plan:?}", tally.rounds, started.elapsed().as_secs_f64());
         }
         tally.rounds += 1;
         if tally.rounds % 50 == 0 {

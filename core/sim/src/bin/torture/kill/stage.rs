@@ -12,6 +12,8 @@ use crate::actor::Writing;
 use crate::chain::Shape;
 use crate::ground::{Ground, on_file, on_s3, option};
 
+/// Rounds after which everything begins anew, with another kind of database and replica.
+const WEAR: u64 = 20;
 /// Bytes from which an image goes in parts, and some more.
 const PARTS: u64 = 12 << 20;
 
@@ -51,6 +53,10 @@ impl Stage {
             ground.opening = vec![option("age_identity", keys.identity.as_str())];
         }
         Ok(Self { ground, rounds: 0, parts })
+    }
+
+    pub(super) fn is_worn(&self) -> bool {
+        self.rounds >= if self.parts { 4 } else { WEAR }
     }
 
     pub(super) fn fits(&self, need: Need) -> bool {
