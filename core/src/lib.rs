@@ -4,6 +4,8 @@
 
 #[macro_use]
 mod mutant;
+#[macro_use]
+mod points;
 
 pub mod blob;
 pub mod clock;

@@ -2,7 +2,7 @@
 //!
 //! `mutant!(Name)` is a place where the engine can be made wrong. Without the feature `testing` and in builds without
 //! debug assertions it is the constant `false`, so that a release cannot hold one. With it a defect is switched on
-//! for one thread, which is what one simulation runs on.
+//! for one thread, which is what one simulation runs on, or for a whole process, which is what torture runs.
 
 /// Whether this defect is switched on.
 macro_rules! mutant {
@@ -84,7 +84,17 @@ pub fn switch(mutant: Option<Mutant>) {
     ON.set(mutant);
 }
 
+/// The defect of the whole process, as its number in the list and one; 0: none.
+#[cfg(feature = "testing")]
+static EVERYWHERE: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(0);
+
+/// Switches a defect on for all threads of this process.
+#[cfg(feature = "testing")]
+pub fn switch_everywhere(mutant: Mutant) {
+    EVERYWHERE.store(mutant as u8 + 1, std::sync::atomic::Ordering::Relaxed);
+}
+
 #[cfg(all(feature = "testing", debug_assertions))]
 pub(crate) fn is_on(mutant: Mutant) -> bool {
-    ON.get() == Some(mutant)
+    ON.get() == Some(mutant) || EVERYWHERE.load(std::sync::atomic::Ordering::Relaxed) == mutant as u8 + 1
 }

@@ -25,7 +25,8 @@ use crate::restore::{Cancel, RestoreEnv, RestoreOptions, RestoreReport};
 use crate::seal::{Keys, Opener, Place};
 use crate::store::LtxStore;
 
-pub use crate::mutant::{Mutant, switch};
+pub use crate::mutant::{Mutant, switch, switch_everywhere};
+pub use crate::points::{Point, crash_at};
 pub use crate::sqlite::{Attach, Door, Identity, WalView};
 
 /// What an engine is made of.

@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use crate::Outcome;
 use crate::sh;
 use crate::tools;
-use crate::wheel;
 
 /// What a program needs, as variable and finder.
 type Tool = (&'static str, fn() -> Outcome<PathBuf>);
@@ -16,7 +15,6 @@ const VERSITYGW: Tool = ("REPLICATE_VERSITYGW", tools::versitygw);
 const LITESTREAM_OLD: Tool = ("REPLICATE_LITESTREAM_OLD", tools::litestream_old);
 const LITESTREAM_NEW: Tool = ("REPLICATE_LITESTREAM_NEW", tools::litestream_new);
 const AGE: Tool = ("REPLICATE_AGE", tools::age);
-const PYTHON: Tool = ("REPLICATE_PYTHON", || wheel::fresh_venv("launch", &[]));
 
 struct Launch {
     name: &'static str,
@@ -29,7 +27,7 @@ const LAUNCHES: &[Launch] = &[
     Launch { name: "bench", release: true, tools: &[VERSITYGW, LITESTREAM_NEW] },
     Launch { name: "interop", release: false, tools: &[VERSITYGW, LITESTREAM_OLD, LITESTREAM_NEW, AGE] },
     Launch { name: "sim", release: false, tools: &[] },
-    Launch { name: "torture", release: false, tools: &[VERSITYGW, PYTHON] },
+    Launch { name: "torture", release: false, tools: &[VERSITYGW] },
 ];
 
 /// Builds and runs the program of this name; all arguments are its own.

@@ -85,7 +85,7 @@ const COMMANDS: &[Command] = &[
     },
     Command {
         name: "torture",
-        usage: "[…]",
+        usage: "[case …] [--quick]",
         about: "kills, outages and full disks against real processes",
         run: |a| launch::run("torture", a),
     },

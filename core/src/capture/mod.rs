@@ -398,6 +398,7 @@ impl Capture {
         self.state.sync()?;
         self.spool().discard_after(Txid::ZERO)?;
         self.ledger.reset()?;
+        point!(StartedOver);
         self.foreign = false;
         (self.given, self.given_up) = (Txid::ZERO, Txid::ZERO);
         self.position.txid = over.after;
@@ -460,6 +461,7 @@ impl Capture {
     fn follow(&mut self, door: &mut dyn Door) -> Result<(Vec<Event>, WalView)> {
         let before = door.look()?;
         door.pin()?;
+        point!(Pinned);
         let captured = self.capture(door);
         match &captured {
             Ok((_, view)) if self.position.mark == Some(WalMark::end_of(view)) => {
@@ -597,7 +599,11 @@ impl Capture {
             // A file that the store has can prove that what is there is ours; without it only the record can.
             self.state.sync()?;
         }
-        self.spool().release(covered)
+        self.spool().release(covered)?;
+        if releases {
+            point!(SpoolReleased);
+        }
+        Ok(())
     }
 
     /// After some quiet: writes the ledger out and removes what it covers.

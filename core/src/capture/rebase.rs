@@ -146,6 +146,7 @@ impl Capture {
             None
         } else {
             replacement.finish(txid)?;
+            point!(ImageMade);
             let file = Spool::publish(writer, level, txids, created)?;
             self.spool().add(file.clone());
             // From here on nothing may fail: the store may get the file at any moment, and the id must not be given

@@ -119,8 +119,11 @@ impl Capture {
             door.unseal()?;
             return Ok(events);
         }
+        point!(Sealed);
         let tail = self.read_sealed(door);
+        point!(SealedCopied);
         door.unseal()?;
+        point!(Unsealed);
         if let Some((view, from, frames)) = tail?.filter(|_| !mutant!(SealedTailDropped)) {
             // If this fails the frames may be gone from the WAL by the time they could be read again.
             let position = self.position.clone();

@@ -78,6 +78,7 @@ impl Scratch {
     pub(crate) fn place(mut self, existing: Existing, now: Timestamp) -> Result<()> {
         let _one = PLACING.lock().unwrap_or_else(PoisonError::into_inner);
         let (disk, target) = (self.disk.clone(), self.target.clone());
+        point!(RestoreWritten);
         let replaced = there(disk.as_ref(), &target, existing)?;
         let claimed = replaced.is_none() && claim(disk.as_ref(), &target)?;
         let guard = match replaced.is_some() || claimed {
@@ -105,6 +106,7 @@ impl Scratch {
             Some(why) => Aside::move_there(disk.as_ref(), &target, why),
             None => Ok(Aside::default()),
         };
+        point!(RestoreAside);
         let placed = moved.and_then(|aside| match self.get_name(fill, why.is_some()) {
             Ok(()) => Ok(aside),
             Err(error) => {
@@ -120,6 +122,7 @@ impl Scratch {
         })?;
         // What a file was filled from is a leftover.
         self.placed = !fill;
+        point!(RestoreRenamed);
         let folder = folder_of(&target);
         disk.sync_dir(folder).map_err(|e| Error::disk("make the name durable", folder, e))?;
         match replaced {

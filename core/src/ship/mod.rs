@@ -28,7 +28,10 @@ pub(crate) async fn ship_file(store: &LtxStore, file: &SpoolFile, sealed: &Seale
             "another writer has stored the capture that a snapshot ends with txids={txids} replica={replica}"
         )));
     }
-    match store.put(sealed, file.created).await? {
+    point!(PutBefore);
+    let put = store.put(sealed, file.created).await?;
+    point!(PutAfter);
+    match put {
         PutOutcome::Stored { size } if size == sealed.size() => Ok(()),
         PutOutcome::Stored { size } => Err(Error::new(
             ErrorKind::Unavailable,

@@ -198,6 +198,7 @@ impl Ledger {
         let base = Base { txid, ahead: txid, pages: self.pages, ..self.base };
         write_base(file.as_ref(), base).map_err(wrap)?;
         self.base = base;
+        point!(LedgerFlushed);
         // Only now: a header that promises more than the file has makes the ledger worthless. What stays longer
         // is cut another time.
         if self.room > self.pages && file.set_len(HEADER + 8 * u64::from(self.pages)).is_ok() {
@@ -219,6 +220,7 @@ impl Ledger {
             let base = Base { ahead: txid, ..self.base };
             write_base(file, base).map_err(wrap)?;
             self.base = base;
+            point!(LedgerAhead);
         }
         // What grew again after a cut and is not in memory must read as unknown.
         let zeros = vec![0; 1 << 16];
@@ -245,6 +247,7 @@ impl Ledger {
         }
         write_run(file, start, &mut run).map_err(wrap)?;
         file.sync().map_err(wrap)?;
+        point!(LedgerEntries);
         self.valid = self.pages;
         self.overlay.clear();
         Ok(())
@@ -298,8 +301,10 @@ impl Ledger {
     fn settle_place(&mut self) -> Result<()> {
         let wrap = |e| Error::disk("write ledger", &self.path, e);
         if let Place::Temporary(old) = self.place {
+            point!(LedgerUnplaced);
             self.disk.rename(&temporary_name(&self.path), &self.path).map_err(wrap)?;
             self.place = Place::Renamed(old);
+            point!(LedgerRenamed);
         }
         if let Place::Renamed(_) = self.place {
             self.disk.sync_dir(self.path.parent().unwrap_or(Path::new("."))).map_err(wrap)?;

@@ -114,7 +114,10 @@ impl StateFile {
         self.sequence += 1;
         let bytes = encode(&Slot { sequence: self.sequence, record: record.clone() })?;
         let offset = (self.sequence % 2) * SLOT as u64;
-        self.file.write_at(offset, &bytes).map_err(|e| Error::disk("write state", &self.path, e))
+        point!(StateUnwritten);
+        self.file.write_at(offset, &bytes).map_err(|e| Error::disk("write state", &self.path, e))?;
+        point!(StateWritten);
+        Ok(())
     }
 
     /// Makes the file again if somebody has removed it, and the folder.

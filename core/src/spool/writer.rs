@@ -53,8 +53,10 @@ impl SpoolWriter {
             if let (Some(file), false) = (&this.file, mutant!(FileSyncMissing)) {
                 file.sync()?;
             }
+            point!(SpoolSynced);
             this.disk.rename(&temporary_name(&this.path), &this.path)?;
             this.file = None;
+            point!(SpoolRenamed);
             if mutant!(FolderSyncMissing) {
                 return Ok(());
             }
@@ -63,6 +65,7 @@ impl SpoolWriter {
             named.inspect_err(|_| drop(this.disk.remove(&this.path)))
         };
         publish(&mut self).map_err(|e| Error::disk("write spool file", &self.path, e))?;
+        point!(SpoolPublished);
         Ok((self.written, self.crc.value()))
     }
 }

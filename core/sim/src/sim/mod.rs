@@ -24,5 +24,6 @@ mod take;
 mod world;
 
 pub use replicate::simulation::Mutant;
+pub use rng::Rng;
 pub use run::{Outcome, run};
 pub use step::{Schedule, Step};

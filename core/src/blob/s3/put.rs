@@ -170,6 +170,7 @@ impl S3Store {
             })?;
             let part = CompletedPart::builder().part_number(number).set_e_tag(answer.e_tag().map(str::to_owned));
             upload.sent().insert(number, part.build());
+            point!(PartPut);
             Ok::<_, BlobError>(())
         };
         let indexes = 0..body.len().div_ceil(size);
