@@ -145,8 +145,8 @@ def reasons() -> list[Any]:
         return lambda good: good[:at] + bytes([good[at] ^ 1]) + good[at:][1:]
 
     cases: dict[str, tuple[Callable[[bytes], bytes], dict[str, str], type[replicate.ReplicateError]]] = {
-        "NOT_AGE": (lambda good: b"SQLite format 3", {}, replicate.KeysError),
-        "HEADER": (lambda good: good[:100], {}, replicate.CorruptError),
+        "NOT_AGE": (lambda good: b"SQLite format 3" * 20, {}, replicate.KeysError),
+        "HEADER": (lambda good: good[:150], {}, replicate.CorruptError),
         "NO_MATCH": (lambda good: good, {"age_identity": OTHER.identity}, replicate.KeysError),
         "BAD_MAC": (flipped(130), {}, replicate.CorruptError),
         "PAYLOAD": (flipped(-1), {}, replicate.CorruptError),
