@@ -260,6 +260,7 @@ fn a_store_that_sends_more_than_it_was_asked_for_is_refused() {
     }
 }
 
+#[test]
 fn a_plain_file_is_refused_with_keys_of_either_kind_and_a_sealed_one_in_any_range_without() {
     // A host that can only write restores nothing that anybody may have put there.
     let (store, _, info) = holding(sealing_keys(IdentityKind::PostQuantum, false), &pattern(5000));
