@@ -150,6 +150,10 @@ pub(crate) struct Capture {
     turned_at: WalMark,
     /// How much of the WAL was copied back when the database was last brought to the disk.
     synced: (Salts, u32),
+    /// Frames that our read transaction lets others copy back.
+    reach: (Salts, u32),
+    /// Bytes that are brought to the disk or copied while writers are held.
+    most_work: u64,
     /// Bytes that the last image took before the disk had no more.
     wanted: u64,
     /// How often a lock of ours was not respected.
@@ -182,6 +186,7 @@ impl Capture {
             due: None,
         };
         let nowhere = WalMark { salts: Default::default(), frame: 0, checksum: (0, 0) };
+        let most_work = turn::SEALED_WORK.1 * config.megabyte;
         let mut capture = Self {
             config,
             clock,
@@ -201,6 +206,8 @@ impl Capture {
             snapshot_due: false,
             turned_at: nowhere,
             synced: (nowhere.salts, 0),
+            reach: (nowhere.salts, 0),
+            most_work,
             wanted: 0,
             alarms: 0,
             scratch: Scratch::new(overflow),
@@ -448,7 +455,7 @@ impl Capture {
         } else if result.is_err()
             && let Some(door) = &mut self.door
         {
-            let released = door.unseal();
+            let released = door.brake(false).and(door.unseal());
             if released.is_err() || door.pins() != 1 {
                 self.detach();
             }
@@ -468,6 +475,7 @@ impl Capture {
                 // A reader reads nothing from the WAL only if all of it is copied back. Fewer frames are now than
                 // there were before it began, so it was not then.
                 self.position.held = before.salts == view.salts && view.backfilled < before.max_frame;
+                self.reach = (before.salts, before.max_frame);
                 door.unpin_older()?;
             }
             _ if mutant!(UncapturedReleased) => door.unpin_older()?,

@@ -219,6 +219,7 @@ fn whatever_call_of_the_door_fails_nothing_is_lost() {
         "checkpoint",
         "seal",
         "unseal",
+        "brake",
     ];
     for call in calls {
         for skip in [0, 1, 3, 8] {
@@ -284,6 +285,58 @@ fn a_writer_that_never_pauses_is_held_for_the_last_frames_and_the_wal_starts_ove
     }
     done.store(true, std::sync::atomic::Ordering::Relaxed);
     writing.join().unwrap();
+    bench.catch_up();
+    bench.assert_spooled();
+}
+
+#[test]
+fn while_a_reader_of_the_application_needs_the_wal_no_writer_is_held() {
+    let mut bench = Bench::with_checkpoints_at(16);
+    bench.write(1, 5000);
+    bench.catch_up();
+    let reader = rusqlite::Connection::open(&bench.database).unwrap();
+    reader.execute_batch("BEGIN; SELECT count(*) FROM t").unwrap();
+    let generation = |bench: &Bench| bench.capture.position.mark.unwrap().salts;
+    let before = generation(&bench);
+    for id in 0..30 {
+        bench.write(id, MIB as u32);
+        bench.catch_up();
+    }
+    assert_eq!((bench.script.calls("sealed"), bench.script.calls("braked")), (0, 0));
+    assert!(bench.script.calls("checkpoint") > 1);
+    reader.execute_batch("COMMIT").unwrap();
+    for id in 0..4 {
+        bench.write(id, 1000);
+        bench.write(id, 100_000);
+        bench.catch_up();
+    }
+    assert_ne!(generation(&bench), before, "the WAL starts over when it may");
+    bench.assert_spooled();
+}
+
+#[test]
+fn a_writer_that_outruns_the_engine_is_slowed_down_and_let_go_again() {
+    let mut bench = Bench::with_checkpoints_at(16);
+    bench.catch_up();
+    let app = rusqlite::Connection::open(&bench.database).unwrap();
+    app.busy_timeout(Duration::from_secs(5)).unwrap();
+    app.execute_batch("PRAGMA wal_autocheckpoint=0").unwrap();
+    let mut written = 0;
+    // As soon as all is captured there is more than may be read while writers are held.
+    bench.script.before("unpin_older", move || {
+        if written < 12 {
+            written += 1;
+            app.execute("INSERT OR REPLACE INTO t VALUES (?1, randomblob(4000000))", [written]).unwrap();
+        }
+    });
+    for id in 20..23 {
+        bench.write(id, 4_000_000);
+        bench.catch_up();
+    }
+    assert!(bench.script.calls("braked") > 0);
+    bench.script.clear();
+    bench.app.busy_timeout(Duration::ZERO).unwrap();
+    bench.write(30, 5000);
     bench.catch_up();
     bench.assert_spooled();
 }

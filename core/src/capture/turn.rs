@@ -5,6 +5,10 @@
 //! writer starts it over. After quiet that takes no lock that writers need: a passive checkpoint, then a new
 //! read transaction beside the old one. Under load writers are always a few frames ahead; then, and only when
 //! the WAL has grown long, the write lock is held while those few are read and copied back.
+//!
+//! An application that checkpoints by itself (SQLite's default) does so at the commit after our read mark has moved.
+//! It gets the chance: that costs it less than it is used to, and a writer that copies does not run away from us.
+//! A writer that runs away all the same is slowed down ([`Door::brake`]), so that its WAL stays bounded.
 
 use std::time::Duration;
 
@@ -12,7 +16,7 @@ use super::delta::has_gap;
 use super::{Capture, CapturePlan, Frames, FramesError, WalMark, chain_from_mark, plan};
 use crate::error::Result;
 use crate::event::Event;
-use crate::sqlite::{Door, WalView};
+use crate::sqlite::{Checkpoint, Door, WalView};
 
 /// The WAL may grow to this many times the length at which copying back starts before writers are held, and to
 /// this many megabytes.
@@ -21,23 +25,26 @@ const SEAL_AT: (u32, u64) = (3, 8);
 const PAGE: usize = 4096;
 /// The most megabytes of frames that are read while writers are held.
 const SEALED_TAIL: u64 = 6;
-/// The most megabytes that are brought to the disk or copied while writers are held: the time of it is what a write
-/// may wait for us.
-const SEALED_WORK: u64 = 36;
-/// How often it is tried to come that close to a writer that does not pause.
-const CATCH_UPS: u32 = 24;
-/// From this try on a writer that is faster than we are waits while every other run is read and packed. Between
-/// two runs it has as long again: SQLite sleeps longer and longer between its tries for a lock, and must not
-/// miss every chance.
-const BRAKE_AFTER: u32 = 4;
+/// The most megabytes that are brought to the disk or copied while writers are held, at the least and at the most. What
+/// it is in between follows from how long they were held the last times.
+pub(super) const SEALED_WORK: (u64, u64) = (4, 36);
+/// How long writers should be held, at the least and at the most. SQLite's waits end 18 and 33 ms after a writer has
+/// met the lock.
+const HOLD: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(25));
+/// How often it is tried to come close to a writer that does not pause.
+const CATCH_UPS: u32 = 32;
+/// A writer is slowed down from this try on, and if its WAL has so many megabytes.
+const BRAKE_AT: (u32, u64) = (6, 24);
 /// How long the write lock is tried for.
 const PATIENCE: Duration = Duration::from_millis(50);
-/// How often copying back is tried while writers are held and the application itself is at it.
-const SEALED_TRIES: u32 = 200;
+/// How often copying back is tried while the application itself is at it: while writers are held, and otherwise.
+const COPY_TRIES: (u32, u32) = (20, 50);
 
 /// What is left to do before the WAL can start over, in bytes of frames.
 #[derive(Clone, Copy, Debug)]
 struct Left {
+    /// All of the WAL.
+    length: u64,
     /// To be captured.
     tail: u64,
     /// To be copied back.
@@ -52,6 +59,25 @@ impl Left {
     fn work(&self) -> u64 {
         self.copy.saturating_mul(3).saturating_add(self.sync)
     }
+}
+
+/// Copies back after an application that does so by itself had its chance.
+fn copy_back(door: &mut dyn Door) -> Result<Checkpoint> {
+    door.rest();
+    copy_alone(door, COPY_TRIES.1)
+}
+
+/// Copies back, once nobody else is at it.
+fn copy_alone(door: &mut dyn Door, tries: u32) -> Result<Checkpoint> {
+    let mut copied = door.checkpoint()?;
+    for _ in 1..tries {
+        if !copied.busy {
+            break;
+        }
+        door.rest();
+        copied = door.checkpoint()?;
+    }
+    Ok(copied)
 }
 
 impl Capture {
@@ -74,56 +100,78 @@ impl Capture {
             if sealed {
                 return capture.sealed_turn(door);
             }
-            let copied = door.checkpoint()?;
+            let copied = copy_back(door)?;
             if copied.busy {
                 return Ok(Vec::new());
             }
             let mut events = vec![Event::Checkpointed { frames: copied.log, copied: copied.copied }];
-            events.extend(capture.follow(door)?.0);
+            if door.look()?.max_frame == view.max_frame {
+                events.extend(capture.follow(door)?.0);
+            }
             Ok(events)
         })
     }
 
     /// Catches up, then holds the writers for what is left.
     fn sealed_turn(&mut self, door: &mut dyn Door) -> Result<Vec<Event>> {
-        let megabyte = self.config.megabyte;
-        let (most_tail, most_work) = (SEALED_TAIL * megabyte, SEALED_WORK * megabyte);
         let mut events = Vec::new();
+        let close = self.approach(door, &mut events);
+        door.brake(false)?;
+        if close? && (mutant!(SealSkipped) || door.seal(PATIENCE)?) {
+            self.turn_sealed(door, &mut events)?;
+        }
+        Ok(events)
+    }
+
+    /// Comes so close to the writers that what is left takes them little time. `false` if that is in vain.
+    fn approach(&mut self, door: &mut dyn Door, events: &mut Vec<Event>) -> Result<bool> {
+        let megabyte = self.config.megabyte;
+        if self.is_stuck(door)? {
+            return Ok(false);
+        }
         for round in 0..CATCH_UPS {
-            let brake = round >= BRAKE_AFTER && round % 2 == 0 && door.seal(PATIENCE)?;
-            let followed = self.follow(door);
-            if brake {
-                door.unseal()?;
+            if round >= BRAKE_AT.0 || self.left(door)?.length >= BRAKE_AT.1 * megabyte {
+                door.brake(true)?;
             }
-            events.extend(followed?.0);
+            events.extend(self.follow(door)?.0);
             let left = self.left(door)?;
-            if left.tail > most_tail / 2 {
+            if left.tail > SEALED_TAIL * megabyte / 2 {
                 continue;
             }
-            if left.work() <= most_work / 2 {
+            if left.work() <= self.most_work / 2 {
                 break;
             }
-            if left.copy > left.sync / 2 {
-                door.checkpoint()?;
-            } else {
+            if left.copy <= left.sync / 2 {
                 let view = door.look()?;
                 door.sync_database()?;
                 self.synced = (view.salts, view.backfilled);
+            } else if self.is_stuck(door)? {
+                return Ok(false);
             }
         }
-        if !(mutant!(SealSkipped) || door.seal(PATIENCE)?) {
-            return Ok(events);
-        }
+        Ok(true)
+    }
+
+    /// Copies back; whether a reader that is not ours needs the WAL as it is. Then it is in vain whatever is done to
+    /// writers.
+    fn is_stuck(&mut self, door: &mut dyn Door) -> Result<bool> {
+        let copied = copy_back(door)?;
+        Ok(!copied.busy && door.look()?.salts == self.reach.0 && copied.copied < self.reach.1)
+    }
+
+    /// With the writers held: finishes, unless too much is left.
+    fn turn_sealed(&mut self, door: &mut dyn Door, events: &mut Vec<Event>) -> Result<()> {
+        let begun = self.clock.monotonic();
         let left = self.left(door)?;
-        if left.tail > most_tail || left.work() > most_work {
-            door.unseal()?;
-            return Ok(events);
+        if left.tail > SEALED_TAIL * self.config.megabyte || left.work() > self.most_work {
+            return door.unseal();
         }
         point!(Sealed);
         let tail = self.read_sealed(door);
         point!(SealedCopied);
         door.unseal()?;
         point!(Unsealed);
+        self.was_held(self.clock.monotonic().saturating_sub(begun));
         if let Some((view, from, frames)) = tail?.filter(|_| !mutant!(SealedTailDropped)) {
             // If this fails the frames may be gone from the WAL by the time they could be read again.
             let position = self.position.clone();
@@ -136,7 +184,18 @@ impl Capture {
             }
             self.record()?;
         }
-        Ok(events)
+        Ok(())
+    }
+
+    /// The next time less is left for it if this was too long.
+    fn was_held(&mut self, time: Duration) {
+        let (least, most) = (SEALED_WORK.0 * self.config.megabyte, SEALED_WORK.1 * self.config.megabyte);
+        tracing::debug!(db = %self.config.database.display(), ?time, work = self.most_work, "writers were held");
+        if time > HOLD.1 {
+            self.most_work = (self.most_work / 3 * 2).max(least);
+        } else if time < HOLD.0 {
+            self.most_work = (self.most_work / 4 * 5).min(most);
+        }
     }
 
     fn left(&self, door: &dyn Door) -> Result<Left> {
@@ -149,6 +208,7 @@ impl Capture {
         };
         let synced = if self.synced.0 == view.salts { self.synced.1 } else { 0 };
         Ok(Left {
+            length: frames(view.max_frame),
             tail,
             copy: frames(view.max_frame.saturating_sub(view.backfilled)),
             sync: frames(view.backfilled.saturating_sub(synced)),
@@ -176,14 +236,8 @@ impl Capture {
         self.position.held = false;
         door.pin()?;
         door.unpin_older()?;
-        let mut copied = door.checkpoint()?;
-        for _ in 0..SEALED_TRIES {
-            if !copied.busy {
-                break;
-            }
-            std::thread::yield_now();
-            copied = door.checkpoint()?;
-        }
+        self.reach = (view.salts, view.max_frame);
+        let copied = copy_alone(door, COPY_TRIES.0)?;
         door.pin()?;
         door.unpin_older()?;
         self.turned_at = WalMark::end_of(&view);

@@ -16,6 +16,7 @@ use std::time::Duration;
 use replicate_format::{DbHeader, PageSize, Salts, WAL_INDEX_HEADER_LEN, WalIndexHeader};
 use rusqlite::Connection;
 
+use super::brake::Brake;
 use super::connection::{self, Checkpoint};
 use super::{FileId, PinnedFile, probe};
 use crate::disk::with_suffix;
@@ -82,6 +83,13 @@ pub trait Door: fmt::Debug + Send {
     fn seal(&mut self, patience: Duration) -> Result<bool>;
     /// Gives the write lock back, having written nothing; fine if it is not held.
     fn unseal(&mut self) -> Result<()>;
+    /// Slows writers down from now on by holding the write lock in slices, or lets them go. It must be asked for again
+    /// now and then, and ends when the lock is taken for good.
+    fn brake(&mut self, _on: bool) -> Result<()> {
+        Ok(())
+    }
+    /// Waits for a moment, about as long as a commit takes, for others to do what they are about to.
+    fn rest(&self) {}
 }
 
 /// Opens doors.
@@ -106,6 +114,8 @@ impl SqliteAttach {
 
 /// How long our own statements wait for a lock of others.
 const BUSY_TIMEOUT: Duration = Duration::from_millis(250);
+/// The time of a few commits.
+const REST: Duration = Duration::from_micros(500);
 
 impl Attach for SqliteAttach {
     fn attach(&self, path: &Path) -> Result<Option<Box<dyn Door>>> {
@@ -173,6 +183,8 @@ struct SqliteDoor {
     /// Readers with an open transaction, the older first.
     pinned: Vec<usize>,
     writer: Option<Connection>,
+    /// Has the writer while it is on.
+    brake: Option<Brake>,
 }
 
 impl SqliteDoor {
@@ -201,6 +213,7 @@ impl SqliteDoor {
             readers: [first, second],
             pinned: vec![0],
             writer: None,
+            brake: None,
         })
     }
 
@@ -237,6 +250,11 @@ impl SqliteDoor {
 
     fn idle_reader(&self) -> Result<usize> {
         (0..2).find(|i| !self.pinned.contains(i)).ok_or_else(|| Error::internal("both readers hold a transaction"))
+    }
+
+    /// The connection that holds the write lock when it must be held.
+    fn take_writer(&mut self) -> Result<Connection> {
+        self.writer.take().map_or_else(|| connection::open_connection(&self.path, Duration::ZERO), Ok)
     }
 
     fn unpin(&mut self, index: usize) -> Result<()> {
@@ -328,21 +346,42 @@ impl Door for SqliteDoor {
     }
 
     fn seal(&mut self, patience: Duration) -> Result<bool> {
-        if self.writer.is_none() {
-            self.writer = Some(connection::open_connection(&self.path, Duration::ZERO)?);
-        }
-        let Some(writer) = &self.writer else { return Ok(false) };
-        connection::begin_write_within(writer, patience)
+        self.brake(false)?;
+        let writer = self.take_writer()?;
+        let taken = connection::begin_write_within(&writer, patience);
+        self.writer = Some(writer);
+        taken
     }
 
     fn unseal(&mut self) -> Result<()> {
         self.writer.as_ref().map_or(Ok(()), connection::rollback)
+    }
+
+    fn brake(&mut self, on: bool) -> Result<()> {
+        if on && self.brake.as_ref().is_some_and(Brake::renew) {
+            return Ok(());
+        }
+        if let Some(brake) = self.brake.take() {
+            let (writer, done) = brake.end();
+            self.writer = writer;
+            done?;
+        }
+        if on {
+            self.brake = Some(Brake::start(self.take_writer()?)?);
+        }
+        Ok(())
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "so short a time is no matter of the clock")]
+    fn rest(&self) {
+        std::thread::sleep(REST);
     }
 }
 
 impl Drop for SqliteDoor {
     fn drop(&mut self) {
         // Closing a connection ends its transaction too; an error here leaves nothing held.
+        let _ = self.brake(false);
         let _ = self.unseal();
         for &reader in &self.pinned {
             let _ = connection::end_read(&self.readers[reader]);

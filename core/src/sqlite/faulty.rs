@@ -173,4 +173,14 @@ impl Door for FaultyDoor {
         self.script.meet("unseal")?;
         self.inner.unseal()
     }
+    fn brake(&mut self, on: bool) -> Result<()> {
+        self.script.meet("brake")?;
+        if on {
+            self.script.count("braked");
+        }
+        self.inner.brake(on)
+    }
+    fn rest(&self) {
+        self.inner.rest();
+    }
 }

@@ -1,0 +1,156 @@
+//! Slowing writers down: the write lock is held in slices, with gaps between them.
+//!
+//! SQLite sleeps 1, 2, 5, 10, 15 and 20 ms between its tries for a lock (`sqliteDefaultBusyCallback`), so a writer that
+//! meets a slice tries again 1, 3, 8, 18 and 33 ms later. A slice ends before the fourth of these, and the gap lasts
+//! until whoever came into the slice has tried once more: nobody waits for two of them. So a write is late by 18 ms at
+//! most, and a writer that never pauses has about a third of the time.
+//!
+//! It ends by itself if it is not asked for again: an engine that hangs must not slow its host down.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rusqlite::Connection;
+
+use super::{block_signals, connection};
+use crate::error::{Error, ErrorKind, Result};
+
+/// How long the lock is held at a time.
+const HELD: Duration = Duration::from_millis(16);
+/// How long it is free after that.
+const FREE: Duration = Duration::from_millis(12);
+/// Slices that follow when it was asked for: about half a second.
+const SLICES: u32 = 18;
+/// How long the lock is tried for.
+const PATIENCE: Duration = Duration::from_millis(5);
+
+/// A brake that is on; the connection is only used to hold the lock.
+#[derive(Debug)]
+pub(super) struct Brake {
+    /// Dropped to end it.
+    end: Sender<()>,
+    left: Arc<AtomicU32>,
+    thread: JoinHandle<(Connection, Result<()>)>,
+}
+
+impl Brake {
+    /// Puts it on.
+    pub(super) fn start(writer: Connection) -> Result<Self> {
+        let (end, ended) = channel();
+        let left = Arc::new(AtomicU32::new(SLICES));
+        let slices = left.clone();
+        let thread = std::thread::Builder::new().name("replicate-brake".into()).spawn(move || {
+            block_signals();
+            let done = slice(&writer, &ended, &slices);
+            let released = connection::rollback(&writer);
+            (writer, done.and(released))
+        });
+        let thread = thread.map_err(|e| Error::new(ErrorKind::Busy, format!("start a thread: {e}")))?;
+        Ok(Self { end, left, thread })
+    }
+
+    /// Asks for more slices; `false` if it has ended.
+    pub(super) fn renew(&self) -> bool {
+        self.left.store(SLICES, Ordering::Relaxed);
+        !self.thread.is_finished()
+    }
+
+    /// Takes it off; when this returns the lock is free.
+    pub(super) fn end(self) -> (Option<Connection>, Result<()>) {
+        if let Err(forked) = super::refuse_forked() {
+            // The thread has stayed with the parent.
+            return (None, Err(forked));
+        }
+        drop(self.end);
+        match self.thread.join() {
+            Ok((writer, done)) => (Some(writer), done),
+            Err(_) => (None, Err(Error::internal("the brake has panicked"))),
+        }
+    }
+}
+
+fn slice(writer: &Connection, ended: &Receiver<()>, left: &AtomicU32) -> Result<()> {
+    let ends = |time| ended.recv_timeout(time) != Err(RecvTimeoutError::Timeout);
+    while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
+        if connection::begin_write_within(writer, PATIENCE)? {
+            let ended = ends(HELD);
+            connection::rollback(writer)?;
+            if ended {
+                return Ok(());
+            }
+        }
+        if ends(FREE) {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    struct Scene {
+        folder: tempfile::TempDir,
+        app: Connection,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let app = Connection::open(folder.path().join("app.db")).unwrap();
+            app.busy_timeout(Duration::ZERO).unwrap();
+            app.execute_batch("PRAGMA journal_mode=WAL; PRAGMA user_version=1").unwrap();
+            Self { folder, app }
+        }
+
+        fn brake(&self) -> Brake {
+            let path = self.folder.path().join("app.db");
+            Brake::start(connection::open_connection(&path, Duration::ZERO).unwrap()).unwrap()
+        }
+
+        fn is_free(&self) -> bool {
+            self.app.execute_batch("PRAGMA user_version=2").is_ok()
+        }
+
+        fn wait_until(&self, free: bool) {
+            let begun = Instant::now();
+            while self.is_free() != free {
+                assert!(begun.elapsed() < Duration::from_secs(20), "free: {}", !free);
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    #[test]
+    fn the_lock_is_held_and_free_in_turn_until_the_brake_is_taken_off() {
+        let scene = Scene::new();
+        let brake = scene.brake();
+        for _ in 0..3 {
+            scene.wait_until(false);
+            scene.wait_until(true);
+        }
+        scene.wait_until(false);
+        let (writer, done) = brake.end();
+        done.unwrap();
+        assert!(writer.is_some() && scene.is_free());
+    }
+
+    #[test]
+    fn it_ends_by_itself_when_nobody_asks_for_it_any_more() {
+        let scene = Scene::new();
+        let brake = scene.brake();
+        let begun = Instant::now();
+        while !brake.thread.is_finished() {
+            assert!(begun.elapsed() < Duration::from_secs(20));
+            std::thread::yield_now();
+        }
+        assert!(scene.is_free() && !brake.renew());
+        brake.end().1.unwrap();
+    }
+}
