@@ -193,6 +193,47 @@ fn a_wal_deleted_while_running_is_noticed() {
 }
 
 #[test]
+fn a_wal_truncated_while_running_is_let_go_until_somebody_has_mended_it() {
+    let lab = Lab::new();
+    let app = lab.create(4096);
+    let mut random = Random(17);
+    let handle = lab.start();
+    (0..20).for_each(|_| churn(&app, &mut random));
+    handle.sync(SOON).unwrap();
+    app.execute_batch("PRAGMA wal_checkpoint(PASSIVE)").unwrap();
+    // Everything in it is in the database.
+    let wal = std::fs::OpenOptions::new().write(true).open(with_suffix(&lab.database, "-wal")).unwrap();
+    wal.set_len(0).unwrap();
+    churn(&app, &mut random);
+    wait_for("a checkpoint that finds nobody in its way", || {
+        app.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, u32>(0)).unwrap() == 0
+    });
+    churn(&app, &mut random);
+    handle.sync(SOON).unwrap();
+    lab.assert_restores(&app);
+    assert!(handle.stop(SOON).unwrap().flushed);
+}
+
+#[test]
+fn a_truncating_checkpoint_of_the_application_does_not_wait_for_us_in_vain() {
+    let lab = Lab::new();
+    let app = lab.create(4096);
+    app.busy_timeout(std::time::Duration::from_secs(60)).unwrap();
+    let handle = lab.start();
+    let mut random = Random(18);
+    for _ in 0..5 {
+        churn(&app, &mut random);
+        handle.sync(SOON).unwrap();
+        let begun = std::time::Instant::now();
+        let busy: u32 = app.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0)).unwrap();
+        // What it would wait for otherwise is its own timeout, or the poll.
+        assert!(busy == 0 && begun.elapsed() < SOON, "{busy} {:?}", begun.elapsed());
+    }
+    lab.assert_restores(&app);
+    handle.stop(SOON).unwrap();
+}
+
+#[test]
 fn a_damaged_or_missing_spool_is_made_good_from_the_database() {
     for damage in 0..2 {
         let lab = Lab::new();

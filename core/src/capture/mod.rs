@@ -432,7 +432,7 @@ impl Capture {
         }
         let Some(door) = &self.door else { return Err(Error::internal("not attached")) };
         let view = door.look()?;
-        if plan(&self.position, &view) == CapturePlan::Idle {
+        if plan(&self.position, &view) == CapturePlan::Idle && !self.is_in_the_way(&view) {
             return Ok(self.done(Vec::new(), true, None));
         }
         let captured = self.with_door(Self::follow);
@@ -446,7 +446,14 @@ impl Capture {
         Ok(self.done(events, caught_up, None))
     }
 
-    /// A failure between two read transactions leaves it open which of them is held: attach again. One while writers
+    /// Whether an application that has copied the WAL back, and wants to begin it anew (a checkpoint of the kind RESTART or
+    /// TRUNCATE, under which nobody can write), waits for our read transaction, which nothing needs any more.
+    fn is_in_the_way(&self, view: &WalView) -> bool {
+        self.position.held && view.max_frame > 0 && view.backfilled >= view.max_frame
+    }
+
+    /// A failure between two read transactions leaves it open which of them is held: attach again. So does a WAL that
+    /// cannot be read: what we hold may be what keeps others from mending it. One while writers
     /// are held lets them go at once. While the disk is full the database is let go, so that its WAL does not grow on
     /// our account.
     fn steady<T>(&mut self, result: Result<T>) -> Result<T> {
@@ -456,7 +463,8 @@ impl Capture {
             && let Some(door) = &mut self.door
         {
             let released = door.brake(false).and(door.unseal());
-            if released.is_err() || door.pins() != 1 {
+            let blocked = result.as_ref().is_err_and(|e| e.kind() == ErrorKind::Busy);
+            if released.is_err() || door.pins() != 1 || blocked {
                 self.detach();
             }
         }
@@ -637,6 +645,7 @@ impl Capture {
         let Some(door) = &self.door else { return Ok(Backlog::Unknown) };
         let view = door.look()?;
         let frames = match plan(&self.position, &view) {
+            CapturePlan::Idle if self.is_in_the_way(&view) => return Ok(Backlog::Unknown),
             CapturePlan::Idle => 0,
             CapturePlan::Delta { from, .. } => view.max_frame - from,
             CapturePlan::Rebase(_) => return Ok(Backlog::Unknown),

@@ -233,13 +233,18 @@ impl Capture {
             // A generation that has just begun is short; there is no hurry.
             CapturePlan::Delta { seed: None, .. } | CapturePlan::Rebase(_) => return Ok(None),
         };
-        self.position.held = false;
+        // A call that fails after it had its effect leaves it open what is still held.
+        let proof = (self.position.unbroken, self.position.mark);
+        (self.position.held, self.position.unbroken, self.position.mark) = (false, false, None);
         door.pin()?;
         door.unpin_older()?;
         self.reach = (view.salts, view.max_frame);
         let copied = copy_alone(door, COPY_TRIES.0)?;
         door.pin()?;
         door.unpin_older()?;
+        let now = door.look()?;
+        (self.position.unbroken, self.position.mark) = proof;
+        self.position.held = now.salts == view.salts && now.backfilled < view.max_frame;
         self.turned_at = WalMark::end_of(&view);
         let db = self.config.database.display();
         tracing::debug!(%db, frames = copied.log, copied = copied.copied, "copied back while writers were held");

@@ -115,6 +115,8 @@ impl Hub {
     fn arm(&self, database: &Path, bell: &Arc<Notify>) -> bool {
         use inotify::WatchFlags as On;
         let wal = with_suffix(database, "-wal");
+        // Whoever copies the WAL back writes nothing into it, and may wait for our read transaction then.
+        self.add(database, On::MODIFY | On::ONESHOT, bell);
         if self.add(&wal, On::MODIFY | On::DELETE_SELF | On::MOVE_SELF | On::ONESHOT, bell) {
             return true;
         }

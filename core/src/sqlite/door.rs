@@ -288,11 +288,12 @@ impl Door for SqliteDoor {
             return Ok(view);
         }
         // A writer that was killed between the copies leaves an index that nobody mends but the next reader.
-        let reader = &self.readers[self.idle_reader()?];
-        connection::begin_read(reader).and_then(|()| connection::end_read(reader))?;
-        self.try_look()?.ok_or_else(|| {
+        let unrest = || {
             Error::new(ErrorKind::Busy, format!("the WAL index does not come to rest path={}", self.shm_path.display()))
-        })
+        };
+        let reader = &self.readers[self.idle_reader().map_err(|_| unrest())?];
+        connection::begin_read(reader).and_then(|()| connection::end_read(reader))?;
+        self.try_look()?.ok_or_else(unrest)
     }
 
     fn read_wal(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
