@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use replicate::{Error, ErrorKind};
 
+use crate::signal;
+
 /// Lines that wait at most.
 const WAITING: usize = 4096;
 /// How long the end waits for them.
@@ -28,6 +30,8 @@ impl Patient {
         let (lines, waiting) = sync_channel::<String>(WAITING);
         let (end, written) = sync_channel(1);
         let writing = move || {
+            // They are for the thread that waits for them.
+            signal::block_all();
             waiting.iter().for_each(|line| write(&line));
             // Nobody waits any more if this fails.
             let _ = end.send(());

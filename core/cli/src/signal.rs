@@ -49,6 +49,17 @@ fn block() -> Result<libc::sigset_t, Error> {
     Ok(unsafe { set.assume_init() })
 }
 
+/// Blocks every signal in this thread.
+pub(crate) fn block_all() {
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigfillset initialises the set it is given; a null old set is allowed. Both fail only for arguments
+    // that are wrong.
+    unsafe {
+        libc::sigfillset(set.as_mut_ptr());
+        libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut());
+    }
+}
+
 /// Whether the signal was set to be ignored by who started us, as `nohup` does.
 fn is_ignored(number: i32) -> bool {
     let mut current = MaybeUninit::<libc::sigaction>::uninit();
