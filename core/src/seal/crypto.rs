@@ -5,9 +5,21 @@
 
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use ring::rand::SecureRandom;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::error::{Error, ErrorKind, Result};
+
+/// More than what the calls that handle private keys use of it.
+const STACK: usize = 48 << 10;
+
+/// Overwrites what the calls before this one have left on the stack: values that were moved leave copies behind, and what
+/// is built there next may take them along to where nothing is wiped.
+#[inline(never)]
+pub(super) fn wipe_stack() {
+    let mut left = [0; STACK];
+    left.as_mut_slice().zeroize();
+    std::hint::black_box(&left);
+}
 
 /// Bytes that authenticate a piece of sealed data.
 pub(super) const TAG: usize = 16;

@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 
 use super::SealError;
 use super::classic::ClassicIdentity;
+use super::crypto::wipe_stack;
 use super::hybrid::{HybridIdentity, Spelling};
 use super::list::{KeyList, key_lines};
 use super::recipients::{Recipient, Recipients};
@@ -59,7 +60,9 @@ enum Identity {
     Hybrid(Box<HybridIdentity>),
 }
 
+// Never inlined, so that what they leave on the stack lies where `wipe_stack` reaches.
 impl Identity {
+    #[inline(never)]
     fn generate(kind: IdentityKind) -> Result<Self> {
         Ok(match kind {
             IdentityKind::X25519 => Self::X25519(Box::new(ClassicIdentity::generate()?)),
@@ -68,6 +71,7 @@ impl Identity {
         })
     }
 
+    #[inline(never)]
     fn parse(text: &str) -> Result<Self, &'static str> {
         if text.starts_with("AGE-SECRET-KEY-XW-1") {
             return Ok(Self::Hybrid(Box::new(HybridIdentity::parse(Spelling::Xw, text)?)));
@@ -86,6 +90,7 @@ impl Identity {
         })
     }
 
+    #[inline(never)]
     fn text(&self) -> Zeroizing<String> {
         match self {
             Self::X25519(key) => key.text(),
@@ -93,6 +98,7 @@ impl Identity {
         }
     }
 
+    #[inline(never)]
     fn recipient(&self) -> Recipient {
         match self {
             Self::X25519(key) => Recipient::X25519(key.recipient()),
@@ -100,6 +106,7 @@ impl Identity {
         }
     }
 
+    #[inline(never)]
     fn unwrap(&self, stanzas: &[Stanza]) -> Option<Result<FileKey, DecryptError>> {
         match self {
             Self::X25519(key) => key.unwrap_stanzas(stanzas),
@@ -120,7 +127,9 @@ impl Identities {
     pub fn parse(text: &str) -> Result<Self> {
         let mut keys = Vec::new();
         for (number, line) in key_lines(text, KeyList::Identities)? {
-            keys.push(Identity::parse(line).map_err(|why| KeyList::Identities.wrong_line(number, why))?);
+            let key = Identity::parse(line);
+            wipe_stack();
+            keys.push(key.map_err(|why| KeyList::Identities.wrong_line(number, why))?);
         }
         if keys.is_empty() {
             return Err(KeyList::Identities.wrong("it holds no key"));
@@ -149,7 +158,9 @@ impl Identities {
 
     /// The file key, from the first of them that finds its stanza.
     pub(super) fn unwrap(&self, stanzas: &[Stanza]) -> Result<FileKey, SealError> {
-        match self.0.iter().find_map(|key| key.unwrap(stanzas)) {
+        let found = self.0.iter().find_map(|key| key.unwrap(stanzas));
+        wipe_stack();
+        match found {
             Some(Ok(file_key)) => Ok(file_key),
             Some(Err(_)) => Err(SealError::Header("a key stanza is malformed")),
             None => Err(SealError::NoMatch),
@@ -190,7 +201,9 @@ impl fmt::Debug for GeneratedIdentity {
 pub fn generate_identity(kind: IdentityKind) -> Result<GeneratedIdentity> {
     let key = Identity::generate(kind)?;
     let recipients = Recipients::from(key.recipient());
-    Ok(GeneratedIdentity { identity: key.text(), recipient: recipients.to_texts().concat() })
+    let identity = key.text();
+    wipe_stack();
+    Ok(GeneratedIdentity { identity, recipient: recipients.to_texts().concat() })
 }
 
 /// The public keys of private ones, given as text in the form of [`Identities::parse`].
@@ -199,5 +212,7 @@ pub fn generate_identity(kind: IdentityKind) -> Result<GeneratedIdentity> {
 /// As for [`Identities::parse`].
 pub fn recipient_of(identities: &str) -> Result<Vec<String>> {
     let keys = Identities::parse(identities)?;
-    Ok(keys.0.iter().flat_map(|key| Recipients::from(key.recipient()).to_texts()).collect())
+    let recipients = keys.0.iter().flat_map(|key| Recipients::from(key.recipient()).to_texts()).collect();
+    wipe_stack();
+    Ok(recipients)
 }

@@ -441,48 +441,6 @@ fn two_who_rewrap_one_file_leave_one_that_opens() {
     assert_eq!(read_backwards(&store, &info).expect("opens"), plain);
 }
 
-#[test]
-fn a_store_that_sends_more_than_was_asked_for_is_no_panic() {
-    #[derive(Debug)]
-    struct Long(MemoryStore);
-    #[async_trait]
-    impl BlobStore for Long {
-        fn kind(&self) -> &'static str {
-            "memory"
-        }
-        fn caps(&self) -> Caps {
-            self.0.caps()
-        }
-        fn location(&self) -> String {
-            self.0.location()
-        }
-        async fn put(&self, key: &ObjectKey, body: Body, options: PutOptions) -> BlobResult<ObjectMeta> {
-            self.0.put(key, body, options).await
-        }
-        async fn get(&self, key: &ObjectKey, range: Option<Range<u64>>) -> BlobResult<Bytes> {
-            self.0.get(key, range.map(|range| range.start..u64::MAX)).await
-        }
-        async fn head(&self, key: &ObjectKey) -> BlobResult<ObjectMeta> {
-            self.0.head(key).await
-        }
-        fn list(&self, prefix: &str, start_after: Option<&str>) -> BoxStream<'_, BlobResult<ObjectMeta>> {
-            self.0.list(prefix, start_after)
-        }
-        async fn delete(&self, keys: &[ObjectKey]) -> BlobResult<()> {
-            self.0.delete(keys).await
-        }
-    }
-    let keys = sealing_keys(IdentityKind::X25519, true);
-    let store = LtxStore::new(Arc::new(Long(MemoryStore::new(Arc::new(SystemClock::new())))), keys);
-    block_on(async {
-        let sealed = store.seal(Level::L0, txids(), Arc::new(pattern(400_000))).expect("sealed");
-        store.put(&sealed, Timestamp(1)).await.expect("stored");
-        let info = store.list(Level::L0, Txid::ZERO).await.expect("listed").remove(0);
-        let error = store.open(&info).await.map(drop).expect_err("more than was asked for");
-        assert!(error.to_string().contains("more than was asked for"), "{error}");
-    });
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 

@@ -144,32 +144,35 @@ fn who_has_opened_the_empty_file_before_finds_the_restored_database_in_it() {
     let again = rusqlite::Connection::open(&path).expect("opens");
     let rows: u32 = again.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).expect("sql");
     assert_eq!(rows, 201);
+    drop(again);
     assert_eq!(names(folder.path()), [".app.db-replicate", "app.db", "replica"]);
 }
 
 #[test]
 fn a_database_begun_in_the_empty_file_meanwhile_is_left_as_it_is() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let path = folder.path().join("app.db");
     for there in [true, false] {
+        let (folder, path, _) = missing_database();
         if there {
             std::fs::write(&path, b"").expect("written");
         }
-        let (at, begun) = (path.clone(), std::sync::Once::new());
-        let (store, _) = busy_model(512).faulty(move |_, _, _, _| {
-            begun.call_once(|| {
-                let db = rusqlite::Connection::open(&at).expect("opens");
-                db.execute_batch("CREATE TABLE mine (x); INSERT INTO mine VALUES (1)").expect("sql");
-            });
-            None
+        let store = file_store(folder.path());
+        let (disk, faults) = FaultyDisk::real();
+        faults.hold(Op::Create, ".app.db.restore-");
+        std::thread::scope(|scope| {
+            let held = RestoreEnv { disk, ..env(Blocking::Pool) };
+            let (store, path) = (&store, &path);
+            let restore =
+                scope.spawn(move || block_on(ensure_exists(store, path, &held)).map(|report| report.is_some()));
+            faults.wait_for_hit();
+            let db = rusqlite::Connection::open(path).expect("opens");
+            db.execute_batch("CREATE TABLE mine (x); INSERT INTO mine VALUES (1)").expect("sql");
+            faults.clear();
+            assert!(!restore.join().expect("no panic").expect("nothing is missing"));
         });
-        let restored = block_on(ensure_exists(&store, &path, &env(Blocking::Pool))).expect("nothing is missing");
-        assert!(restored.is_none());
         let db = rusqlite::Connection::open(&path).expect("opens");
         assert_eq!(db.query_row("SELECT count(*) FROM mine", [], |row| row.get(0)), Ok(1));
         drop(db);
-        assert_eq!(names(folder.path()), [".app.db-replicate", "app.db"]);
-        std::fs::remove_file(&path).expect("removed");
+        assert_eq!(names(folder.path()), [".app.db-replicate", "app.db", "replica"]);
     }
 }
 
