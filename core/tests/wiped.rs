@@ -18,6 +18,9 @@ struct Watching;
 
 static WATCHED: AtomicBool = AtomicBool::new(false);
 static FOUND: AtomicUsize = AtomicUsize::new(0);
+/// The secret that was found last, and the length of the block.
+static WHICH: AtomicUsize = AtomicUsize::new(0);
+static SIZE: AtomicUsize = AtomicUsize::new(0);
 /// Stretches of secrets.
 static SECRETS: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
 
@@ -47,7 +50,9 @@ fn look(block: &[u8]) {
     // Whoever holds the list gives back nothing of interest, and must not wait for itself.
     let Ok(secrets) = SECRETS.try_lock() else { return };
     let holds = |secret: &[u8]| block.windows(secret.len()).any(|window| window == secret);
-    if secrets.iter().any(|secret| holds(secret)) {
+    if let Some(which) = secrets.iter().position(|secret| holds(secret)) {
+        WHICH.store(which, Ordering::Relaxed);
+        SIZE.store(block.len(), Ordering::Relaxed);
         FOUND.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -111,7 +116,7 @@ fn no_memory_is_given_back_with_a_private_key_in_it() {
             drop(options);
             drop(Options::new());
         });
-        assert_eq!(freed, 0, "{kind:?}");
+        assert_eq!(freed, 0, "{kind:?}: secret {WHICH:?} in a block of {SIZE:?}");
 
         // A new key: its text begins so.
         let start = keys.identity[..=keys.identity.rfind('1').unwrap()].as_bytes().to_vec();

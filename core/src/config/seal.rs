@@ -43,14 +43,15 @@ impl Options {
         list.map(Some).map_err(|e| e.while_doing(format_args!("option {} ({})", key.name(), key.env())))
     }
 
-    fn auth_key(&self) -> Result<Option<Zeroizing<[u8; 32]>>> {
+    fn auth_key(&self) -> Result<Option<Box<Zeroizing<[u8; 32]>>>> {
         let key = ConfigKey::AuthKey;
         let Some(value) = self.values.get(&key).filter(|value| !value.is_empty()) else { return Ok(None) };
         let mut bytes = Zeroizing::new([0; 36]);
         let decoded = BASE64_STANDARD.decode_slice(value.trim(), bytes.as_mut());
         match decoded {
             Ok(32) => {
-                let mut key = Zeroizing::new([0; 32]);
+                // Boxed, so that handing it on leaves no copies behind.
+                let mut key = Box::new(Zeroizing::new([0; 32]));
                 key.copy_from_slice(&bytes[..32]);
                 Ok(Some(key))
             }

@@ -25,16 +25,16 @@ pub(crate) struct Place {
 }
 
 /// The shared secret.
-pub(super) struct AuthKey(Secret32);
+pub(super) struct AuthKey(Box<Secret32>);
 
 impl AuthKey {
-    pub(super) fn new(key: Secret32) -> Self {
+    pub(super) fn new(key: Box<Secret32>) -> Self {
         Self(key)
     }
 
     /// Sixteen hex digits that change when the secret does, and tell nothing of it.
     pub(super) fn id(&self) -> String {
-        let digest = crypto::hmac(self.0.as_ref(), &[b"replicate/auth v1 id"]);
+        let digest = crypto::hmac(self.0.as_slice(), &[b"replicate/auth v1 id"]);
         digest[..8].iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
@@ -44,7 +44,7 @@ impl AuthKey {
         let (min, max) = (place.txids.min().0.to_be_bytes(), place.txids.max().0.to_be_bytes());
         let stream_len = 0u16.to_be_bytes();
         crypto::hmac(
-            self.0.as_ref(),
+            self.0.as_slice(),
             &[b"replicate/auth v1\0", &stream_len, &[place.level.get()], &min, &max, &[0; 32], commitment.as_ref()],
         )
     }

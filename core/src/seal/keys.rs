@@ -30,7 +30,7 @@ pub struct KeysBuilder {
     /// What sealed objects are opened with. Needed only for reading.
     pub identities: Option<Identities>,
     /// The secret that new objects are authenticated with, and that is then demanded of what is read.
-    pub auth_key: Option<Zeroizing<[u8; 32]>>,
+    pub auth_key: Option<Box<Zeroizing<[u8; 32]>>>,
     /// Objects that are not sealed are read although there are keys, and sealed and plain objects may mix
     /// in one replica. For a replica that was written plain before.
     pub allow_plaintext: bool,

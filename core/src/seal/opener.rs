@@ -158,7 +158,7 @@ mod tests {
         let made = generate_identity(IdentityKind::X25519).expect("made");
         let recipients = Some(Recipients::parse(&made.recipient).expect("a recipient"));
         let identities = Some(Identities::parse(&made.identity).expect("an identity"));
-        let auth_key = auth.then(|| zeroize::Zeroizing::new([9; 32]));
+        let auth_key = auth.then(|| Box::new(zeroize::Zeroizing::new([9; 32])));
         let keys =
             KeysBuilder { recipients, identities, auth_key, ..KeysBuilder::default() }.build().expect("they fit");
         seal_with(&Arc::new(keys), len)
@@ -313,7 +313,7 @@ mod tests {
         let builder = |auth: Option<u8>| KeysBuilder {
             recipients: Some(Recipients::parse(&made.recipient).expect("a recipient")),
             identities: Some(Identities::parse(&made.identity).expect("an identity")),
-            auth_key: auth.map(|byte| zeroize::Zeroizing::new([byte; 32])),
+            auth_key: auth.map(|byte| Box::new(zeroize::Zeroizing::new([byte; 32]))),
             ..KeysBuilder::default()
         };
         let build = |auth| Arc::new(builder(auth).build().expect("they fit"));
