@@ -120,7 +120,8 @@ pub fn run(schedule: &Schedule, mutant: Option<Mutant>, traced: bool) -> Outcome
     let clock = Arc::new(SimClock(world.clone()));
     let rng = Rng::new(schedule.seed ^ 0xd21f);
     let keys = schedule.manner.sealed.map(SimKeys::new);
-    let mut sim = Sim { world, clock, running: None, restoring: None, restores: 0, judged: 0, keys, rng, reasons: Vec::new() };
+    let mut sim =
+        Sim { world, clock, running: None, restoring: None, restores: 0, judged: 0, keys, rng, reasons: Vec::new() };
     sim.start();
     sim.steps();
     if !sim.is_over() {
