@@ -530,7 +530,9 @@ impl Sim {
         };
         let target = Target::Time(Timestamp(created));
         let Some((reached, output)) = self.restore_now(target) else { return };
-        if !answers.contains(&reached) {
+        // A clock that jumps between the header of a file and its name gives it two times.
+        let jumped = self.world.lock().skew != 0;
+        if !answers.contains(&reached) && !jumped {
             let what = format!("I2: restoring the time {created} of id {txid} gave id {reached}, not of {answers:?}");
             self.world.lock().violated(what);
         }
