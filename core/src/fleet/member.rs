@@ -328,6 +328,8 @@ impl Member {
         let mut backoff = Backoff::new(self.env.clock.now().0.unsigned_abs() ^ self.env.spread);
         let mut watermark = self.reconcile(work, &mut backoff).await?;
         let mut checked = Txid::ZERO;
+        // Until the store has taken something, what the spool had before may be there although no listing shows it.
+        let mut before = work.capture(self.env.blocking, |capture| capture.chain().newest).await;
         // What is being put, sealed once: a repeated put must bring the same bytes.
         let mut ready: Option<(SpoolFile, Sealed)> = None;
         loop {
@@ -369,7 +371,25 @@ impl Member {
                 Ok(size) => {
                     backoff.reset();
                     watermark = file.txids.max();
+                    before = Txid::ZERO;
                     self.shipped(work, &file, size).await;
+                }
+                Err(error)
+                    if error.kind() == ErrorKind::Diverged
+                        && file.txids.max() <= before
+                        && !self.store.can_compare() =>
+                {
+                    // As when it is met at start, see `RemoteChain::foreign`.
+                    tracing::warn!(txids = %file.txids, "the replica holds a file that no listing had shown");
+                    (before, checked, ready) = (Txid::ZERO, Txid::ZERO, None);
+                    let newest = work.capture(self.env.blocking, |capture| capture.chain().newest).await;
+                    let after = newest.max(file.txids.max()).max(self.newest(&mut backoff).await);
+                    let arrived = self.shared.status().remote_txid;
+                    let over = StartOver { after, reason: RebaseReason::RemoteAhead, snapshot: true, basis: None };
+                    self.start_over(work, over, &mut backoff).await?;
+                    self.shared.set_remote(arrived, 0, None);
+                    self.shared.capture.notify_one();
+                    watermark = after;
                 }
                 Err(error) if error.kind() == ErrorKind::Diverged => return Err(error),
                 Err(error) if error.kind() == ErrorKind::Corrupt => {
@@ -377,11 +397,14 @@ impl Member {
                     self.shared.failed(Part::Ship, &error, Duration::ZERO);
                     let reason = RebaseReason::SpoolDamaged;
                     // Whether an attempt before this one had its effect, only the store can tell.
-                    watermark = watermark.max(self.newest(&mut backoff).await);
+                    let there = self.newest(&mut backoff).await;
+                    watermark = watermark.max(there);
+                    // Not the watermark: ids that were given before everything was forgotten need not have arrived.
+                    let arrived = self.shared.status().remote_txid.max(there);
                     // Everything is stored again: as a snapshot it needs nothing of what is there, also no page size.
                     let over = StartOver { after: watermark, reason, snapshot: true, basis: None };
                     self.start_over(work, over, &mut backoff).await?;
-                    self.shared.set_remote(watermark, 0, None);
+                    self.shared.set_remote(arrived, 0, None);
                 }
                 Err(error) => self.pause(&error, &mut backoff, seen).await,
             }

@@ -371,6 +371,50 @@ fn a_file_gets_a_new_header_in_parts_of_any_size_and_a_damaged_one_keeps_its_own
     assert!(block_on(rewrapping.rewrap(&again)).expect("as often as one likes"));
 }
 
+/// A memory store whose bodies end early.
+#[derive(Debug)]
+struct Brief(MemoryStore);
+
+#[async_trait]
+impl BlobStore for Brief {
+    fn kind(&self) -> &'static str {
+        "memory"
+    }
+    fn caps(&self) -> Caps {
+        self.0.caps()
+    }
+    fn location(&self) -> String {
+        self.0.location()
+    }
+    async fn put(&self, key: &ObjectKey, body: Body, options: PutOptions) -> BlobResult<ObjectMeta> {
+        self.0.put(key, body, options).await
+    }
+    async fn get(&self, key: &ObjectKey, range: Option<Range<u64>>) -> BlobResult<Bytes> {
+        self.0.get(key, range.map(|range| range.start..range.end.min(range.start + 5))).await
+    }
+    async fn head(&self, key: &ObjectKey) -> BlobResult<ObjectMeta> {
+        self.0.head(key).await
+    }
+    fn list(&self, prefix: &str, start_after: Option<&str>) -> BoxStream<'_, BlobResult<ObjectMeta>> {
+        self.0.list(prefix, start_after)
+    }
+    async fn delete(&self, keys: &[ObjectKey]) -> BlobResult<()> {
+        self.0.delete(keys).await
+    }
+}
+
+#[test]
+fn a_body_that_ends_early_does_not_make_a_sealed_file_a_plain_one() {
+    let blob = Arc::new(Brief(MemoryStore::new(Arc::new(SystemClock::new()))));
+    let store = LtxStore::new(blob, sealing_keys(IdentityKind::X25519, true));
+    block_on(async {
+        let sealed = store.seal(Level::L0, txids(), Arc::new(pattern(1000))).expect("sealed");
+        store.put(&sealed, Timestamp(1)).await.expect("stored");
+        let info = store.list(Level::L0, Txid::ZERO).await.expect("listed").remove(0);
+        assert!(store.is_sealed(&info).await.expect("looked at"));
+    });
+}
+
 /// A memory store in which an object is replaced right after its beginning was read.
 #[derive(Debug)]
 struct Replacing(Counting, Mutex<Option<Bytes>>);

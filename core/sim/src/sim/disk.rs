@@ -173,6 +173,16 @@ impl Files {
         }
     }
 
+    /// Nothing fails from here on; what did.
+    pub fn take_trouble(&mut self) -> (u64, bool) {
+        (std::mem::take(&mut self.errors), std::mem::take(&mut self.full))
+    }
+
+    /// What that gave fails again.
+    pub fn put_trouble(&mut self, (errors, full): (u64, bool)) {
+        (self.errors, self.full) = (errors, full);
+    }
+
     fn fails(&mut self) -> io::Result<()> {
         let percent = self.errors;
         let fails = percent > 0 && self.rng.as_mut().is_some_and(|rng| rng.percent(percent));

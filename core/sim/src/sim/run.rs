@@ -22,7 +22,7 @@ use super::keys::SimKeys;
 use super::rng::Rng;
 use super::step::{Schedule, Step, What};
 use super::store::SimStore;
-use super::world::{DATABASE, Shared, World};
+use super::world::{DATABASE, JUDGE, Shared, World};
 
 /// After the last fault everything arrives within this time: the longest wait between attempts is half a minute.
 const CONVERGES_WITHIN: Duration = Duration::from_secs(180);
@@ -104,6 +104,8 @@ struct Sim {
     running: Option<Running>,
     restoring: Option<Restoring>,
     restores: u32,
+    /// Restores by the judge.
+    judged: u32,
     /// Objects are sealed.
     keys: Option<SimKeys>,
     rng: Rng,
@@ -118,7 +120,8 @@ pub fn run(schedule: &Schedule, mutant: Option<Mutant>, traced: bool) -> Outcome
     let clock = Arc::new(SimClock(world.clone()));
     let rng = Rng::new(schedule.seed ^ 0xd21f);
     let keys = schedule.manner.sealed.map(SimKeys::new);
-    let mut sim = Sim { world, clock, running: None, restoring: None, restores: 0, keys, rng, reasons: Vec::new() };
+    let mut sim =
+        Sim { world, clock, running: None, restoring: None, restores: 0, judged: 0, keys, rng, reasons: Vec::new() };
     sim.start();
     sim.steps();
     if !sim.is_over() {
@@ -527,7 +530,9 @@ impl Sim {
         };
         let target = Target::Time(Timestamp(created));
         let Some((reached, output)) = self.restore_now(target) else { return };
-        if !answers.contains(&reached) {
+        // A clock that jumps between the header of a file and its name gives it two times.
+        let jumped = self.world.lock().skew != 0;
+        if !answers.contains(&reached) && !jumped {
             let what = format!("I2: restoring the time {created} of id {txid} gave id {reached}, not of {answers:?}");
             self.world.lock().violated(what);
         }
@@ -543,11 +548,19 @@ impl Sim {
         self.judge_content(&output, reached).then_some(output)
     }
 
+    /// Nothing else happens meanwhile, and nothing fails: the judge is on a machine of its own.
     fn restore_now(&mut self, target: Target) -> Option<(u64, String)> {
-        let process = self.world.lock().start_process();
-        let output = format!("/judged/{process}.db");
+        let trouble = self.world.lock().disk.take_trouble();
+        let restored = self.restore_soundly(target);
+        self.world.lock().disk.put_trouble(trouble);
+        restored
+    }
+
+    fn restore_soundly(&mut self, target: Target) -> Option<(u64, String)> {
+        self.judged += 1;
+        let output = format!("/judged/{}.db", self.judged);
         let store = Arc::new(SimStore::sound(&self.world, &self.clock));
-        let disk = Arc::new(SimDisk::new(&self.world, process));
+        let disk = Arc::new(SimDisk::new(&self.world, JUDGE));
         let clock = Arc::new(InstantClock(self.clock.clone()));
         let options = RestoreOptions::new(&output).check(Check::None).target(target).parallelism(4);
         let keys = self.reading_keys();

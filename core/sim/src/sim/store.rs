@@ -18,7 +18,7 @@ use replicate_format::ltx_file_name;
 use super::clock::SimClock;
 use super::rng::Rng;
 use super::step::Trouble;
-use super::world::{Shared, World};
+use super::world::{JUDGE, Shared, World};
 
 /// An object.
 #[derive(Clone, Debug)]
@@ -144,7 +144,7 @@ impl SimStore {
 
     /// A view of the objects as they are.
     pub fn sound(world: &Shared, clock: &Arc<SimClock>) -> Self {
-        Self { world: world.clone(), clock: clock.clone(), process: 0, sound: true }
+        Self { world: world.clone(), clock: clock.clone(), process: JUDGE, sound: true }
     }
 
     fn draws(&self, trouble: Trouble) -> bool {

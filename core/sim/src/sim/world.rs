@@ -25,6 +25,9 @@ pub const STATE: &str = "/db/.app.db-replicate";
 /// The database.
 pub const DATABASE: &str = "/db/app.db";
 
+/// The process of the judge: it is always there, and nobody else does anything while it works.
+pub const JUDGE: u32 = 0;
+
 /// A step of [`When::Calls`] is taken after this time at the latest.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -221,7 +224,7 @@ impl World {
 
     /// Whether a process runs.
     pub fn is_alive(&self, process: u32) -> bool {
-        self.alive.contains(&process)
+        process == JUDGE || self.alive.contains(&process)
     }
 
     /// The engine's process is killed, or has ended.
@@ -258,7 +261,7 @@ impl World {
 
     /// A process calls the world: steps that are due are taken first, unless they need the caller to wait.
     pub fn point(&mut self, process: u32) {
-        if process == 0 {
+        if process == JUDGE {
             return;
         }
         self.points += 1;
