@@ -144,11 +144,15 @@ def reasons() -> list[Any]:
     def flipped(at: int) -> Callable[[bytes], bytes]:
         return lambda good: good[:at] + bytes([good[at] ^ 1]) + good[at:][1:]
 
+    def other_letter(at: int) -> Callable[[bytes], bytes]:
+        # Still base64.
+        return lambda good: good[:at] + (b"B" if good[at : at + 1] == b"A" else b"A") + good[at + 1 :]
+
     cases: dict[str, tuple[Callable[[bytes], bytes], dict[str, str], type[replicate.ReplicateError]]] = {
         "NOT_AGE": (lambda good: b"SQLite format 3" * 20, {}, replicate.KeysError),
         "HEADER": (lambda good: good[:150], {}, replicate.CorruptError),
         "NO_MATCH": (lambda good: good, {"age_identity": OTHER.identity}, replicate.KeysError),
-        "BAD_MAC": (flipped(130), {}, replicate.CorruptError),
+        "BAD_MAC": (other_letter(130), {}, replicate.CorruptError),
         "PAYLOAD": (flipped(-1), {}, replicate.CorruptError),
         "FORGED": (lambda good: good, {"auth_key": AUTH_KEY}, replicate.CorruptError),
         "NO_IDENTITY": (lambda good: good, {"age_identity": ""}, replicate.KeysError),
