@@ -56,12 +56,6 @@ pub(crate) fn run(arguments: &[String]) -> Outcome {
     }
 }
 
-/// As a part of the tests: every target for a short time. Each one counts as a test.
-pub(crate) fn into(counts: &mut Counts) -> Outcome {
-    let wanted = Wanted { targets: targets()?, seconds: SECONDS, ..Wanted::default() };
-    all(&build()?, &wanted, counts)
-}
-
 fn arguments_of(arguments: &[String], known: &[String]) -> Outcome<Wanted> {
     let mut wanted = Wanted { seconds: SECONDS, ..Wanted::default() };
     let mut words = arguments.iter();

@@ -8,7 +8,6 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::Outcome;
-use crate::fuzz;
 use crate::readme;
 use crate::sh;
 use crate::tools;
@@ -26,7 +25,6 @@ const PARTS: &[Part] = &[
     Part { name: "docs", tests: "Cargo.toml", run: doc_tests },
     Part { name: "locks", tests: "core/locklab/test_locks.py", run: |_, counts| locks_into(counts) },
     Part { name: "python", tests: "py/tests", run: |_, counts| python(counts) },
-    Part { name: "fuzz", tests: "core/fuzz/fuzz_targets", run: |_, counts| fuzz::into(counts) },
     Part { name: "readme", tests: "README.md", run: |_, counts| readme::run(counts) },
 ];
 
