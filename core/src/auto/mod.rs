@@ -79,19 +79,35 @@ pub fn restore(
     let env = environment()?;
     let place = located(config)?;
     let (options, cancel) = (options.clone(), cancel.clone());
-    // The engine notes how far it is; this thread tells.
-    let latest = Arc::new(Mutex::new(None));
-    let noted = latest.clone();
-    let work = async move {
-        let note = |progress| *noted.lock().unwrap_or_else(PoisonError::into_inner) = Some(progress);
+    telling(progress, |latest| async move {
+        let note = |progress| latest.note(progress);
         let store = restore::cancellable(env.clock.as_ref(), &cancel, readable(&place, &env)).await?;
         restore::run(&store, &options, &restore_env(&env), &note, &cancel).await
-    };
-    runtime::block_on(work, || {
-        if let Some(latest) = latest.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            progress(latest);
-        }
-    })?
+    })
+}
+
+/// How far the engine is; the thread that waits for it tells.
+#[derive(Clone, Debug, Default)]
+struct Latest(Arc<Mutex<Option<Progress>>>);
+
+impl Latest {
+    fn note(&self, progress: Progress) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(progress);
+    }
+
+    fn take(&self) -> Option<Progress> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// Runs what notes how far it is, and tells on this thread.
+fn telling<T, W>(progress: &mut dyn FnMut(Progress), work: impl FnOnce(Latest) -> W) -> Result<T>
+where
+    T: Send + 'static,
+    W: Future<Output = Result<T>> + Send + 'static,
+{
+    let latest = Latest::default();
+    runtime::block_on(work(latest.clone()), || latest.take().into_iter().for_each(&mut *progress))?
 }
 
 /// Restores the newest state if the database does not exist; whether it did. No backup is not an error: then
@@ -132,9 +148,7 @@ pub fn rewrap(config: &Config, progress: &mut dyn FnMut(Progress)) -> Result<Rew
     }
     let env = environment()?;
     let place = located(config)?;
-    let latest = Arc::new(Mutex::new(None));
-    let noted = latest.clone();
-    let work = async move {
+    telling(progress, |latest| async move {
         let store = readable(&place, &env).await?;
         let files = store.list_all().await?;
         let total = files.len() as u64;
@@ -146,16 +160,10 @@ pub fn rewrap(config: &Config, progress: &mut dyn FnMut(Progress)) -> Result<Rew
         let mut done = stream::iter(files).map(rewrap_one).buffer_unordered(REWRAPS);
         while let Some(rewrapped) = done.try_next().await? {
             *if rewrapped { &mut report.rewrapped } else { &mut report.plain } += 1;
-            let progress = Progress { done: report.rewrapped + report.plain, total };
-            *noted.lock().unwrap_or_else(PoisonError::into_inner) = Some(progress);
+            latest.note(Progress { done: report.rewrapped + report.plain, total });
         }
         Ok(report)
-    };
-    runtime::block_on(work, || {
-        if let Some(latest) = latest.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            progress(latest);
-        }
-    })?
+    })
 }
 
 /// The files of a replica, by level and id.

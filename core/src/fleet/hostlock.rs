@@ -26,9 +26,7 @@ impl HostLock {
         }
         Ok(Some(Self(lock)))
     }
-}
 
-impl HostLock {
     /// Whether others would still find this lock taken: the file in this folder is the one that is locked.
     pub(crate) fn is_at(&self, folder: &Path) -> Result<bool> {
         let path = folder.join("lock");

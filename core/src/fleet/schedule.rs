@@ -118,9 +118,6 @@ impl Member {
         loop {
             let stopping = self.shared.stop_by().is_some();
             self.shared.pulse.beat(SIGN_OF_LIFE);
-            if self.is_lock_lost(lock).await {
-                return Err(Halt::LockLost);
-            }
             if self.spool_is_full(work).await {
                 self.shared.pulse.rest();
                 self.shared.capture.notified().await;
@@ -128,7 +125,14 @@ impl Member {
             }
             let (requests, started) = (self.shared.requests(), self.env.clock.monotonic());
             schedule.unwatched = !self.watch.arm(self.shared.path());
-            match work.capture(self.env.blocking, |capture| capture.step()).await {
+            let (lock, folder) = (lock.clone(), self.folder());
+            let stepped = work.capture(self.env.blocking, move |capture| {
+                // If it cannot be looked at, the step meets what is in the way.
+                lock.is_at(&folder).unwrap_or(true).then(|| capture.step())
+            });
+            // The state folder was moved or removed: another process may have one of its own there.
+            let Some(stepped) = stepped.await else { return Err(Halt::LockLost) };
+            match stepped {
                 Ok(Step { waiting: Some(Waiting::Gone), .. }) => {
                     let error = self.gone();
                     if stopping {
@@ -167,19 +171,6 @@ impl Member {
                 settled = self.wait(work, &mut schedule, settled).await;
             } else if self.all_has_arrived().await {
                 return Ok(());
-            }
-        }
-    }
-
-    /// Whether the state folder was moved or removed, so that another process may have one of its own there.
-    async fn is_lock_lost(&self, lock: &Arc<HostLock>) -> bool {
-        let (lock, folder) = (lock.clone(), self.folder());
-        match self.env.blocking.run(move || lock.is_at(&folder)).await {
-            Ok(there) => !there,
-            Err(error) => {
-                // Whatever is in the way, the capture will meet it.
-                tracing::debug!(%error, "the replication lock cannot be looked at");
-                false
             }
         }
     }

@@ -16,9 +16,22 @@ use crate::clock::SystemClock;
 use crate::seal::testing::{bad, class, good, keys, keys_of, kit};
 use crate::seal::{CHUNK, Identities, IdentityKind, KeysBuilder, Recipients, generate_identity};
 
-/// A memory store that counts requests for bytes, and may send more than it is asked for.
+/// A memory store that counts requests for bytes, and may send more than it is asked for, or end early.
 #[derive(Debug)]
-struct Counting(MemoryStore, Mutex<Vec<Range<u64>>>, AtomicU64);
+struct Counting {
+    inner: MemoryStore,
+    asked: Mutex<Vec<Range<u64>>>,
+    more: AtomicU64,
+    /// The most that it sends of a range.
+    most: u64,
+}
+
+impl Counting {
+    fn new() -> Self {
+        let inner = MemoryStore::new(Arc::new(SystemClock::new()));
+        Self { inner, asked: Mutex::default(), more: AtomicU64::new(0), most: u64::MAX }
+    }
+}
 
 #[async_trait]
 impl BlobStore for Counting {
@@ -26,27 +39,29 @@ impl BlobStore for Counting {
         "memory"
     }
     fn caps(&self) -> Caps {
-        self.0.caps()
+        self.inner.caps()
     }
     fn location(&self) -> String {
-        self.0.location()
+        self.inner.location()
     }
     async fn put(&self, key: &ObjectKey, body: Body, options: PutOptions) -> BlobResult<ObjectMeta> {
-        self.0.put(key, body, options).await
+        self.inner.put(key, body, options).await
     }
     async fn get(&self, key: &ObjectKey, range: Option<Range<u64>>) -> BlobResult<Bytes> {
-        self.1.lock().expect("not poisoned").extend(range.clone());
-        let more = self.2.load(Ordering::Relaxed);
-        self.0.get(key, range.map(|range| range.start..range.end + more)).await
+        self.asked.lock().expect("not poisoned").extend(range.clone());
+        let more = self.more.load(Ordering::Relaxed);
+        self.inner
+            .get(key, range.map(|range| range.start..(range.end + more).min(range.start.saturating_add(self.most))))
+            .await
     }
     async fn head(&self, key: &ObjectKey) -> BlobResult<ObjectMeta> {
-        self.0.head(key).await
+        self.inner.head(key).await
     }
     fn list(&self, prefix: &str, start_after: Option<&str>) -> BoxStream<'_, BlobResult<ObjectMeta>> {
-        self.0.list(prefix, start_after)
+        self.inner.list(prefix, start_after)
     }
     async fn delete(&self, keys: &[ObjectKey]) -> BlobResult<()> {
-        self.0.delete(keys).await
+        self.inner.delete(keys).await
     }
 }
 
@@ -60,7 +75,7 @@ fn txids() -> TxidRange {
 
 /// A store with one object at level 0.
 fn holding(keys: Arc<Keys>, bytes: &[u8]) -> (LtxStore, Arc<Counting>, LtxInfo) {
-    let blob = Arc::new(Counting(MemoryStore::new(Arc::new(SystemClock::new())), Mutex::default(), AtomicU64::new(0)));
+    let blob = Arc::new(Counting::new());
     let store = LtxStore::new(blob.clone(), keys);
     let key = store.layout.key(Level::L0, txids()).expect("a key");
     let options = PutOptions { mode: PutMode::Create, created: Timestamp(1) };
@@ -152,7 +167,7 @@ fn opening_costs_two_requests_and_a_page_one() {
             body.read(0..body.len()).await.expect("read")
         });
         let (store, blob, info) = holding(keys, &bytes);
-        let count = || std::mem::take(&mut *blob.1.lock().expect("not poisoned")).len();
+        let count = || std::mem::take(&mut *blob.asked.lock().expect("not poisoned")).len();
         block_on(async {
             let open = store.open(&info).await.expect("opened");
             assert_eq!(count(), requests);
@@ -250,7 +265,7 @@ fn a_store_that_sends_more_than_it_was_asked_for_is_refused() {
         let (store, blob, info) = holding(keys, &whole);
         block_on(store.open(&info)).expect("an honest store");
         for more in [1, 150_000] {
-            blob.2.store(more, Ordering::Relaxed);
+            blob.more.store(more, Ordering::Relaxed);
             // What reaches over the end is cut there.
             let opened = block_on(store.open(&info));
             assert_eq!(opened.err().map(|e| e.kind()), (len > 300).then_some(ErrorKind::Unsupported), "{len} {more}");
@@ -285,7 +300,7 @@ fn a_plain_file_is_refused_with_keys_of_either_kind_and_a_sealed_one_in_any_rang
             assert_eq!(open.read(3000..3010).await.expect("read"), pattern(5000)[3000..3010]);
             assert_eq!(open.read(10..20).await.expect("read"), pattern(5000)[10..20]);
         });
-        assert_eq!(counted.1.lock().expect("not poisoned").len(), 3);
+        assert_eq!(counted.asked.lock().expect("not poisoned").len(), 3);
         drop(blob);
     }
 }
@@ -371,41 +386,9 @@ fn a_file_gets_a_new_header_in_parts_of_any_size_and_a_damaged_one_keeps_its_own
     assert!(block_on(rewrapping.rewrap(&again)).expect("as often as one likes"));
 }
 
-/// A memory store whose bodies end early.
-#[derive(Debug)]
-struct Brief(MemoryStore);
-
-#[async_trait]
-impl BlobStore for Brief {
-    fn kind(&self) -> &'static str {
-        "memory"
-    }
-    fn caps(&self) -> Caps {
-        self.0.caps()
-    }
-    fn location(&self) -> String {
-        self.0.location()
-    }
-    async fn put(&self, key: &ObjectKey, body: Body, options: PutOptions) -> BlobResult<ObjectMeta> {
-        self.0.put(key, body, options).await
-    }
-    async fn get(&self, key: &ObjectKey, range: Option<Range<u64>>) -> BlobResult<Bytes> {
-        self.0.get(key, range.map(|range| range.start..range.end.min(range.start + 5))).await
-    }
-    async fn head(&self, key: &ObjectKey) -> BlobResult<ObjectMeta> {
-        self.0.head(key).await
-    }
-    fn list(&self, prefix: &str, start_after: Option<&str>) -> BoxStream<'_, BlobResult<ObjectMeta>> {
-        self.0.list(prefix, start_after)
-    }
-    async fn delete(&self, keys: &[ObjectKey]) -> BlobResult<()> {
-        self.0.delete(keys).await
-    }
-}
-
 #[test]
 fn a_body_that_ends_early_does_not_make_a_sealed_file_a_plain_one() {
-    let blob = Arc::new(Brief(MemoryStore::new(Arc::new(SystemClock::new()))));
+    let blob = Arc::new(Counting { most: 5, ..Counting::new() });
     let store = LtxStore::new(blob, sealing_keys(IdentityKind::X25519, true));
     block_on(async {
         let sealed = store.seal(Level::L0, txids(), Arc::new(pattern(1000))).expect("sealed");
@@ -469,7 +452,7 @@ fn two_who_rewrap_one_file_leave_one_that_opens() {
         block_on(body.read(0..body.len())).expect("read")
     };
     let (bytes, theirs) = (seal(&old), seal(&new));
-    let memory = Counting(MemoryStore::new(Arc::new(SystemClock::new())), Mutex::default(), AtomicU64::new(0));
+    let memory = Counting::new();
     let blob = Arc::new(Replacing(memory, Mutex::default()));
     let store = LtxStore::new(blob.clone(), new.clone());
     let key = store.layout.key(Level::L0, txids()).expect("a key");
