@@ -17,12 +17,15 @@ use crate::spool::state::StateFile;
 use crate::spool::{self, Spool};
 use crate::store::{LtxInfo, LtxStore};
 
+/// A header as it was read, and as it is made again of what it says.
+pub type TwoHeaders = (Vec<u8>, Vec<u8>);
+
 /// The header of an age file that arrives in these pieces: its bytes, and the bytes of a header made of what was read.
 /// Nothing if the pieces end within it.
 ///
 /// # Errors
 /// Why it is refused.
-pub fn seal_header(pieces: &[&[u8]]) -> Result<Option<(Vec<u8>, Vec<u8>)>, SealError> {
+pub fn seal_header(pieces: &[&[u8]]) -> Result<Option<TwoHeaders>, SealError> {
     let mut parser = HeaderParser::new();
     let mut before = 0;
     for piece in pieces {

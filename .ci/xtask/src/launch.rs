@@ -24,7 +24,7 @@ struct Launch {
 
 const LAUNCHES: &[Launch] = &[
     // Figures are of what is shipped, so of a release build.
-    Launch { name: "bench", release: true, tools: &[VERSITYGW, LITESTREAM_NEW] },
+    Launch { name: "bench", release: true, tools: &[VERSITYGW, LITESTREAM_NEW, AGE] },
     Launch { name: "interop", release: false, tools: &[VERSITYGW, LITESTREAM_OLD, LITESTREAM_NEW, AGE] },
     Launch { name: "sim", release: false, tools: &[] },
     Launch { name: "torture", release: false, tools: &[VERSITYGW] },
@@ -38,10 +38,13 @@ pub(crate) fn run(name: &str, arguments: &[String]) -> Outcome {
     if !bins.join(format!("{name}.rs")).exists() && !bins.join(name).join("main.rs").exists() {
         return Err(format!("this tree has no program core/sim/src/bin/{name}.rs"));
     }
-    let profile: &[&str] = if launch.release { &["--release"] } else { &[] };
-    // The command and the loopback server are what the programs start beside themselves.
-    let build = ["build", "--quiet", "--locked", "--package", "replicate-cli", "--package", "replicate-sim"];
-    sh::run(sh::cargo(&build).args(profile))?;
+    // The command and the loopback server are what the programs start beside themselves. What is not released is built
+    // with all that the tests build: another choice of packages has other features, and builds the S3 client again.
+    let build: &[&str] = match launch.release {
+        true => &["--release", "--package", "replicate-cli", "--package", "replicate-sim"],
+        false => &["--workspace", "--exclude", "replicate-py", "--all-targets"],
+    };
+    sh::run(sh::cargo(&["build", "--quiet", "--locked"]).args(build))?;
     let folder = sh::target().join(if launch.release { "release" } else { "debug" });
     let mut command = sh::cmd(folder.join(name));
     for (variable, find) in launch.tools {

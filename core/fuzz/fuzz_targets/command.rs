@@ -16,6 +16,12 @@ mod exit;
 #[path = "../../cli/src/output.rs"]
 #[allow(dead_code, unreachable_pub)]
 mod output;
+#[path = "../../cli/src/patient.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod patient;
+#[path = "../../cli/src/signal.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod signal;
 #[path = "../../cli/src/spelling.rs"]
 #[allow(dead_code, unreachable_pub)]
 mod spelling;

@@ -9,7 +9,7 @@ use std::path::Path;
 use libfuzzer_sys::fuzz_target;
 use replicate::fuzzing::{messages, spool_files};
 use replicate::{Level, Timestamp};
-use replicate_format::{ltx_file_name, parse_ltx_file_name};
+use replicate_format::{TxidRange, ltx_file_name, parse_ltx_file_name};
 use replicate_fuzz::disk::MemoryDisk;
 use replicate_fuzz::tape::Tape;
 
@@ -31,7 +31,7 @@ fuzz_target!(|bytes: &[u8]| {
     let disk = MemoryDisk::with(files);
 
     let found = spool_files(&disk, state).expect("the disk works");
-    assert!(found.is_sorted_by_key(|(_, txids)| txids.max()));
+    assert!(found.is_sorted_by_key(|(_, txids)| TxidRange::max(*txids)));
     for (level, folder) in [(Level::L0, &folders[0]), (Level::SNAPSHOT, &folders[1])] {
         let here = |path: &&std::path::PathBuf| path.parent() == Some(folder);
         let ours = |path: &std::path::PathBuf| path.file_name()?.to_str().and_then(parse_ltx_file_name);

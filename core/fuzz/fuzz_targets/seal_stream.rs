@@ -28,7 +28,7 @@ fn base(kind: IdentityKind, auth: bool) -> Base {
     let made = generate_identity(kind).expect("chance");
     let recipients = Some(Recipients::parse(&made.recipient).expect("a public key"));
     let identities = Some(Identities::parse(&made.identity).expect("a private key"));
-    let auth_key = auth.then(|| [9; 32].into());
+    let auth_key = auth.then(|| Box::new([9; 32].into()));
     let keys = KeysBuilder { recipients, identities, auth_key, ..KeysBuilder::default() };
     let keys = Arc::new(keys.build().expect("they belong together"));
     let plain = |len: usize| (0..len).map(|i| (i % 251) as u8).collect::<Vec<u8>>();

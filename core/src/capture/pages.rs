@@ -235,12 +235,15 @@ struct Window {
     entries: std::vec::IntoIter<Entry>,
 }
 
+/// Page, frame, checksum of the next entry of a part, and the part's number.
+type Head = Reverse<(u32, Reverse<u32>, u64, usize)>;
+
 /// A walk over a map.
 #[derive(Debug)]
 pub(crate) struct Cursor {
     windows: Vec<Window>,
     /// The next entry of each part: the first page first, and of one page the newest frame first.
-    heads: BinaryHeap<Reverse<(u32, Reverse<u32>, u64, usize)>>,
+    heads: BinaryHeap<Head>,
     /// How far what is in memory was read.
     recent: usize,
     window: usize,

@@ -41,7 +41,7 @@ pub(super) fn encode(prefix: &str, bytes: &[u8]) -> Zeroizing<String> {
     (0..CHECKSUM).for_each(|_| sum.add(0));
     let checksum = sum.0 ^ RIGHT;
     (0..CHECKSUM).rev().for_each(|i| push((checksum >> (5 * i) & 31) as u8));
-    text.insert_str(0, "1");
+    text.insert(0, '1');
     text.insert_str(0, prefix);
     text
 }

@@ -43,7 +43,7 @@ impl Conditions {
     }
 
     /// The table with the conditions before it and the legend after it.
-    pub(crate) fn text(&self, table: &str, arguments: &[String], sizes: &Sizes) -> String {
+    pub(crate) fn text(&self, table: &str, others: &str, arguments: &[String], sizes: &Sizes) -> String {
         let command = ["cargo xtask bench"].into_iter().chain(arguments.iter().map(String::as_str));
         let command: Vec<_> = command.collect();
         let load = self.load.split_whitespace().next().unwrap_or("unknown");
@@ -54,7 +54,7 @@ impl Conditions {
              with their defaults unless said otherwise.\n\n\
              {table}\n\
              Floor: the PUT alone, the writer alone, or `cp` and sync. Ratio: replicate by Litestream. The goal comes after \
-             what was reached, in bold where it is missed.",
+             what was reached, in bold where it is missed.\n\n{others}",
             self.date,
             command.join(" "),
             sizes.name,

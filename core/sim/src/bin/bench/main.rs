@@ -19,6 +19,7 @@ mod load;
 mod merging;
 mod proxy;
 mod restoring;
+mod sealing;
 mod sizes;
 mod snapshot;
 mod table;
@@ -74,10 +75,12 @@ impl Store {
     }
 }
 
+type Run = dyn Fn(&Bench<'_>, &mut Table) -> Outcome;
+
 /// Something that can be measured alone.
 struct Case {
     name: String,
-    run: Box<dyn Fn(&Bench<'_>, &mut Table) -> Outcome>,
+    run: Box<Run>,
 }
 
 impl Case {
@@ -118,7 +121,7 @@ fn run(arguments: &[String]) -> Outcome {
     let (mut sizes, mut only, mut write, mut rounds) = (NORMAL, Vec::new(), false, None);
     let mut cases = latency::cases();
     cases.extend(load::cases().into_iter().chain(snapshot::cases()).chain(restoring::cases()));
-    cases.extend(merging::cases().into_iter().chain(idle::cases()));
+    cases.extend(merging::cases().into_iter().chain(idle::cases()).chain(sealing::cases()));
     let mut words = arguments.iter();
     while let Some(word) = words.next() {
         let mut value = || words.next().ok_or_else(|| format!("{word} needs a value"));
@@ -161,7 +164,7 @@ fn run(arguments: &[String]) -> Outcome {
     for case in &cases {
         (case.run)(&bench, &mut table).map_err(|e| format!("{}: {e}", case.name))?;
     }
-    let text = conditions.text(&table.markdown(&bench.contenders[1].side.name), arguments, &sizes);
+    let text = conditions.text(&table.markdown(&bench.contenders[1].side.name), &table.others(), arguments, &sizes);
     println!("{text}");
     if write { document::write(&text) } else { Ok(()) }
 }

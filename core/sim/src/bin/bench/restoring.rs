@@ -2,7 +2,7 @@
 //!
 //! The replica is written by us, in the encoding that both read, one file a commit.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use replicate_sim::peers::{Outcome, Pace, Place, wait_until};
@@ -132,7 +132,7 @@ fn one(
 }
 
 /// A replica with one image and many small files.
-fn replica(bench: &Bench<'_>, shape: Shape, place: &Place, folder: &Path, database: &PathBuf) -> Outcome {
+fn replica(bench: &Bench<'_>, shape: Shape, place: &Place, folder: &Path, database: &Path) -> Outcome {
     let (bytes, files) = size(bench, shape);
     make(database, bytes)?;
     let mut running = bench.contenders[OURS].side.replicate(database, place, Pace::Lowest, folder)?;

@@ -93,6 +93,8 @@ impl Row {
 #[derive(Default)]
 pub(crate) struct Table {
     rows: Vec<Row>,
+    /// What has columns of its own.
+    others: Vec<String>,
 }
 
 impl Table {
@@ -100,6 +102,17 @@ impl Table {
     pub(crate) fn add(&mut self, row: Row) {
         eprintln!("{}", row.line());
         self.rows.push(row);
+    }
+
+    /// Adds a finished table with columns of its own.
+    pub(crate) fn add_other(&mut self, markdown: String) {
+        eprintln!("{markdown}");
+        self.others.push(markdown);
+    }
+
+    /// What has columns of its own, as markdown.
+    pub(crate) fn others(&self) -> String {
+        self.others.join("\n")
     }
 
     /// The table as markdown.
