@@ -10,13 +10,14 @@ use zeroize::{Zeroize, Zeroizing};
 use crate::error::{Error, ErrorKind, Result};
 
 /// More than what the calls that handle private keys use of it.
-const STACK: usize = 48 << 10;
+const STACK_BYTES: usize = 48 << 10;
 
 /// Overwrites what the calls before this one have left on the stack: values that were moved leave copies behind, and what
 /// is built there next may take them along to where nothing is wiped.
 #[inline(never)]
 pub(super) fn wipe_stack() {
-    let mut left = [0; STACK];
+    // Wiping is a store that is never left out for each element, so the largest ones are the cheapest.
+    let mut left = [0_u64; STACK_BYTES / 8];
     left.as_mut_slice().zeroize();
     std::hint::black_box(&left);
 }

@@ -26,6 +26,8 @@ pub(super) const HEAD: u64 = 4096;
 const TAIL: u64 = 2 * SEALED_CHUNK;
 /// Chunks kept: 4 MiB.
 const CACHED: usize = 64;
+/// Of a longer row of chunks only both ends are kept: what is read on from there, or before it, shares no other chunk.
+const SHORT_ROW: usize = 4;
 
 /// A file that is read in ranges.
 #[derive(Debug)]
@@ -214,7 +216,7 @@ impl OpenFile<'_> {
             let missing = (next..chunks.end).find(|chunk| unsealed.has(*chunk)).unwrap_or(chunks.end);
             let bytes = self.store.exactly(&self.file, geometry.sealed_range(&(next..missing))).await?;
             let opened = unsealed.open(next, &bytes);
-            parts.extend(opened.map_err(|e| e.into_error(format_args!("key={}", self.file.key)))?);
+            parts.push(opened.map_err(|e| e.into_error(format_args!("key={}", self.file.key)))?);
             next = missing;
         }
         let whole = join(&parts);
@@ -233,22 +235,32 @@ impl Unsealed {
     }
 
     /// Opens chunks that lie side by side.
-    fn open(&self, first: u64, sealed: &Bytes) -> Result<Vec<Bytes>, SealError> {
-        let mut opened = Vec::new();
+    fn open(&self, first: u64, sealed: &Bytes) -> Result<Bytes, SealError> {
+        let mut opened = BytesMut::with_capacity(sealed.len());
         for (number, chunk) in (first..).zip(sealed.chunks(SEALED_CHUNK as usize)) {
-            let mut bytes = BytesMut::from(chunk);
-            let len = self.key.open(number, self.geometry.is_last(number), &mut bytes)?;
-            bytes.truncate(len);
-            opened.push(bytes.freeze());
+            let at = opened.len();
+            opened.extend_from_slice(chunk);
+            let len = self.key.open(number, self.geometry.is_last(number), &mut opened[at..])?;
+            opened.truncate(at + len);
         }
+        self.keep(first, &opened);
+        Ok(opened.freeze())
+    }
+
+    /// Keeps copies of opened chunks: a part of a long row would hold all of it in memory.
+    fn keep(&self, first: u64, opened: &[u8]) {
+        let count = opened.len().div_ceil(CHUNK as usize);
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        for (number, chunk) in (first..).zip(&opened) {
+        for (at, chunk) in opened.chunks(CHUNK as usize).enumerate() {
+            if count > SHORT_ROW && at > 0 && at + 1 < count {
+                continue;
+            }
+            let number = first + at as u64;
             cache.retain(|(kept, _)| *kept != number);
-            cache.push_back((number, chunk.clone()));
+            cache.push_back((number, Bytes::copy_from_slice(chunk)));
         }
         let surplus = cache.len().saturating_sub(CACHED);
         cache.drain(..surplus);
-        Ok(opened)
     }
 
     fn has(&self, number: u64) -> bool {

@@ -6,6 +6,7 @@
 use std::ops::Range;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::table::{OURS, Table, number, quantile};
 use crate::writer::{Committer, make};
-use crate::{Bench, Case, tell, tidy};
+use crate::{Bench, Case, Store, tell, tidy};
 
 /// Bytes sealed and opened in bulk, and the parts in which a store takes them.
 const BULK: usize = 256 << 20;
@@ -47,7 +48,7 @@ fn measure(bench: &Bench<'_>, table: &mut Table) -> Outcome {
         tell(&format!("sealing {}", kind.name()));
         in_process(kind, Path::new(&age), &folder, rounds, &mut rows)?;
     }
-    replicated(&bench.contenders[OURS].side, &folder, rounds, &mut rows)?;
+    replicated(bench, &folder, rounds, &mut rows)?;
     table.add_other(format!(
         "| sealing | unit | replicate | Go `age` |\n|---|---|---|---|\n{}\n\n\
          CPU time, medians of {rounds} rounds. `age` is a program: its figures hold its start and its file.\n",
@@ -79,7 +80,10 @@ fn in_process(kind: IdentityKind, age: &Path, folder: &Path, rounds: usize, rows
 
     let [mut seal, mut open, mut go_seal, mut go_open, mut seal_small, mut open_small] = [const { Vec::new() }; 6];
     for _ in 0..rounds {
+        blob.keeps.store(false, Ordering::Relaxed);
         seal.push(gigabytes(cpu_of(|| runtime.block_on(put(&store, plain.clone())))?));
+        blob.keeps.store(true, Ordering::Relaxed);
+        runtime.block_on(put(&store, plain.clone()))?;
         open.push(gigabytes(cpu_of(|| runtime.block_on(read(&store, &plain)))?));
         let mut encrypt = Command::new(age);
         encrypt.arg("-r").arg(&made.recipient).arg("-o").arg(&sealed_file).arg(&plain_file);
@@ -157,9 +161,19 @@ async fn read(store: &LtxStore, expected: &Bytes) -> Outcome {
     if expected.ends_with(&last) { Ok(()) } else { Err("other bytes came back".to_owned()) }
 }
 
-/// Keeps the last object, and does nothing else that costs time.
+/// Takes objects part by part, as a client of S3 does, and keeps only one that is put while it is told to.
 #[derive(Debug, Default)]
-struct OneObject(Mutex<Option<(ObjectMeta, Vec<Bytes>)>>);
+struct OneObject {
+    keeps: AtomicBool,
+    object: Mutex<Option<(ObjectMeta, Bytes)>>,
+}
+
+impl OneObject {
+    fn object(&self, key: &str) -> BlobResult<(ObjectMeta, Bytes)> {
+        let object = self.object.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        object.ok_or_else(|| BlobError::NotFound { key: key.to_owned() })
+    }
+}
 
 #[async_trait]
 impl BlobStore for OneObject {
@@ -176,67 +190,62 @@ impl BlobStore for OneObject {
     }
 
     async fn put(&self, key: &ObjectKey, body: Body, options: PutOptions) -> BlobResult<ObjectMeta> {
-        let (mut parts, mut at) = (Vec::new(), 0);
+        let keeps = self.keeps.load(Ordering::Relaxed);
+        let (mut whole, mut at) = (Vec::new(), 0);
         while at < body.len() {
             let end = body.len().min(at + PART);
-            parts.push(body.read(at..end).await?);
+            let part = body.read(at..end).await?;
+            if keeps {
+                whole.extend_from_slice(&part);
+            }
             at = end;
         }
         let (key, created) = (key.clone(), options.created);
         let meta = ObjectMeta { key, size: body.len(), modified: created, created: Some(created), etag: None };
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((meta.clone(), parts));
+        if keeps {
+            *self.object.lock().unwrap_or_else(PoisonError::into_inner) = Some((meta.clone(), whole.into()));
+        }
         Ok(meta)
     }
 
     async fn get(&self, key: &ObjectKey, range: Option<Range<u64>>) -> BlobResult<Bytes> {
-        let object = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let Some((meta, parts)) = object else { return Err(BlobError::NotFound { key: key.to_string() }) };
+        let (meta, bytes) = self.object(key.as_str())?;
         let range = range.unwrap_or(0..meta.size);
-        let (mut out, mut at) = (Vec::new(), 0_u64);
-        for part in parts {
-            let within = |offset: u64| (offset.clamp(at, at + part.len() as u64) - at) as usize;
-            let (from, to) = (within(range.start), within(range.end));
-            at += part.len() as u64;
-            if from == 0 && to == part.len() && range.end - range.start == part.len() as u64 {
-                return Ok(part);
-            }
-            out.extend_from_slice(&part[from..to]);
-        }
-        Ok(out.into())
+        Ok(bytes.slice(range.start as usize..range.end as usize))
     }
 
     async fn head(&self, key: &ObjectKey) -> BlobResult<ObjectMeta> {
-        let object = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        object.map(|(meta, _)| meta).ok_or_else(|| BlobError::NotFound { key: key.to_string() })
+        self.object(key.as_str()).map(|(meta, _)| meta)
     }
 
     fn list(&self, prefix: &str, _: Option<&str>) -> BoxStream<'_, BlobResult<ObjectMeta>> {
-        let object = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let found = object.map(|(meta, _)| meta).filter(|meta| meta.key.as_str().starts_with(prefix));
-        stream::iter(found.map(Ok)).boxed()
+        let found = self.object(prefix).ok().map(|(meta, _)| meta);
+        stream::iter(found.filter(|meta| meta.key.as_str().starts_with(prefix)).map(Ok)).boxed()
     }
 
     async fn delete(&self, _: &[ObjectKey]) -> BlobResult<()> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.object.lock().unwrap_or_else(PoisonError::into_inner) = None;
         Ok(())
     }
 }
 
-/// Small commits, each shipped as an object of its own into a folder; plain, and sealed to either kind of key.
-fn replicated(ours: &Side, folder: &Path, rounds: usize, rows: &mut Vec<String>) -> Outcome {
+/// Small commits, each shipped as an object of its own to S3; plain, and sealed to either kind of key.
+fn replicated(bench: &Bench<'_>, folder: &Path, rounds: usize, rows: &mut Vec<String>) -> Outcome {
     let kinds = [None, Some(IdentityKind::X25519), Some(IdentityKind::PostQuantum)];
     let mut samples = [const { Vec::new() }; 3];
     for round in 0..rounds {
         for (kind, samples) in kinds.into_iter().zip(&mut samples) {
             tell(&format!("small commits, {}, round {}", kind.map_or("plain", IdentityKind::name), round + 1));
-            samples.push(small_commits(ours, kind, &folder.join("run"))?);
+            let place = bench.place(Store::S3, &format!("sealing-{round}-{kind:?}"));
+            samples.push(small_commits(&bench.contenders[OURS].side, kind, &place, &folder.join("run"))?);
+            tidy(place.folder());
         }
     }
     let median = |samples: &[f64]| quantile(samples, 0.5).unwrap_or(f64::NAN);
     let plain = median(&samples[0]);
     for (kind, samples) in kinds.into_iter().zip(&samples) {
         let what = match kind {
-            None => "replicate a commit of one page into a folder, plain".to_owned(),
+            None => "replicate a commit of one page to S3, plain".to_owned(),
             Some(kind) => {
                 let more = (median(samples) / plain - 1.0) * 100.0;
                 format!("the same sealed, {} ({more:+.0} %)", kind.name())
@@ -248,10 +257,10 @@ fn replicated(ours: &Side, folder: &Path, rounds: usize, rows: &mut Vec<String>)
 }
 
 /// CPU time of the replicator for each object, in microseconds.
-fn small_commits(ours: &Side, kind: Option<IdentityKind>, folder: &Path) -> Outcome<f64> {
+fn small_commits(ours: &Side, kind: Option<IdentityKind>, place: &Place, folder: &Path) -> Outcome<f64> {
     let _left = std::fs::remove_dir_all(folder);
     std::fs::create_dir_all(folder).map_err(|e| format!("create {}: {e}", folder.display()))?;
-    let (database, place) = (folder.join("app.db"), Place::file(folder.join("replica")));
+    let database = folder.join("app.db");
     make(&database, MIB)?;
     let side = match kind {
         Some(kind) => {
@@ -260,7 +269,7 @@ fn small_commits(ours: &Side, kind: Option<IdentityKind>, folder: &Path) -> Outc
         }
         None => ours.clone(),
     };
-    let running = side.replicate(&database, &place, Pace::Lowest, folder)?;
+    let running = side.replicate(&database, place, Pace::Lowest, folder)?;
     let arrives = |more_than: u64| {
         wait_until("an object arrives", Duration::from_secs(60), || {
             let last = place.last()?;
