@@ -37,12 +37,14 @@ pub(crate) struct Pulse {
     clock: SharedClock,
     /// Milliseconds of the monotonic clock.
     due: AtomicU64,
+    /// When long work gives up.
+    end: AtomicU64,
 }
 
 impl Pulse {
     /// One at rest.
     pub(crate) fn new(clock: SharedClock) -> Self {
-        Self { clock, due: AtomicU64::new(u64::MAX) }
+        Self { clock, due: AtomicU64::new(u64::MAX), end: AtomicU64::new(u64::MAX) }
     }
 
     fn now(&self) -> u64 {
@@ -58,6 +60,17 @@ impl Pulse {
     /// Nothing is due until the next beat.
     pub(crate) fn rest(&self) {
         self.due.store(u64::MAX, Ordering::Relaxed);
+    }
+
+    /// Long work is to give up at this time of the monotonic clock, or earlier if that was said before.
+    pub(crate) fn end_by(&self, time: Duration) {
+        let time = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        self.end.fetch_min(time, Ordering::Relaxed);
+    }
+
+    /// Whether long work is to give up.
+    pub(crate) fn is_over(&self) -> bool {
+        self.now() >= self.end.load(Ordering::Relaxed)
     }
 
     /// By how much a sign is late, if it is.

@@ -21,7 +21,7 @@ use super::{
     read_exact,
 };
 use crate::clock::{SharedClock, Timestamp};
-use crate::disk::{Disk, DiskEntry, SharedDisk};
+use crate::disk::{Disk, DiskEntry, DiskFile, SharedDisk};
 use crate::error::{Error, ErrorKind};
 use crate::exec::Blocking;
 
@@ -88,71 +88,91 @@ impl FileStore {
         Ok(())
     }
 
-    async fn write(&self, temporary: &Temporary, body: &Body, created: Timestamp) -> BlobResult<()> {
-        let path = temporary.path.clone();
-        let file = self.blocking(move |disk| disk.create(&path)).await;
-        let mut file = file.map_err(|e| failed("create", &temporary.path, e))?;
-        let mut offset = 0;
-        while offset < body.len() {
-            let end = body.len().min(offset + CHUNK);
-            let bytes = read_exact(body, offset..end).await?;
-            let (back, result) = self
-                .blocking(move |_| {
-                    let result = file.write_at(offset, &bytes);
-                    (file, result)
-                })
-                .await;
-            result.map_err(|e| failed("write", &temporary.path, e))?;
-            file = back;
-            offset = end;
-        }
-        let path = temporary.path.clone();
-        let done = self.blocking(move |disk| {
-            // Before the sync: it carries the time to the disk with the size.
-            disk.set_modified(&path, created)?;
-            file.sync()
-        });
-        done.await.map_err(|e| failed("write", &temporary.path, e))
-    }
-
     async fn put_once(&self, key: &ObjectKey, body: &Body, options: PutOptions) -> BlobResult<()> {
         let path = self.path(key);
         let folder = path.parent().unwrap_or(&self.root).to_owned();
         self.prepare(&folder).await?;
-        if let Some(there) = self.stat(key).await? {
-            if there.is_dir {
-                let message = format!("a folder is where an object should be key={key}");
-                return Err(Error::new(ErrorKind::Config, message).into());
-            }
-            if options.mode == PutMode::Create {
-                return Err(BlobError::AlreadyExists { key: key.to_string() });
-            }
-        }
         let temporary = Temporary { path: folder.join(temporary_name(self.clock.now())), disk: Arc::clone(&self.disk) };
-        self.write(&temporary, body, options.created).await?;
-        let (from, to) = (temporary.path.clone(), path.clone());
-        let renamed = self.blocking(move |disk| {
-            match options.mode {
-                PutMode::Create => disk.rename_new(&from, &to)?,
-                PutMode::Overwrite => disk.rename(&from, &to)?,
+        let putting = Arc::new(Putting { key: key.clone(), options, path, folder, temporary });
+        let (mut file, mut offset) = (None, 0);
+        loop {
+            let end = body.len().min(offset + CHUNK);
+            let bytes = if offset < end { read_exact(body, offset..end).await? } else { Bytes::new() };
+            let (putting, last) = (Arc::clone(&putting), end == body.len());
+            // All of a small object is done in one go: going to another thread and back costs more than its writes.
+            let step = self.blocking(move |disk| {
+                let file = file.map_or_else(|| putting.begin(disk), Ok)?;
+                putting.write(file.as_ref(), offset, &bytes)?;
+                if last { putting.finish(disk, file.as_ref()).map(|()| None) } else { Ok(Some(file)) }
+            });
+            file = step.await?;
+            if last {
+                return Ok(());
             }
-            disk.sync_dir(&folder)
-        });
-        renamed.await.map_err(|e| match e.kind() {
-            io::ErrorKind::AlreadyExists if options.mode == PutMode::Create => {
-                BlobError::AlreadyExists { key: key.to_string() }
-            }
-            _ => failed("rename", &path, e),
-        })
+            offset = end;
+        }
     }
 
     async fn stat(&self, key: &ObjectKey) -> BlobResult<Option<DiskEntry>> {
         let path = self.path(key);
-        let found = self.blocking(move |disk| disk.stat(&path)).await;
-        match found {
-            Err(e) if names_nothing(&e) => Ok(None),
-            other => other.map_err(|e| failed("look at", &self.path(key), e)),
+        self.blocking(move |disk| stat(disk, &path)).await
+    }
+}
+
+fn stat(disk: &dyn Disk, path: &Path) -> BlobResult<Option<DiskEntry>> {
+    match disk.stat(path) {
+        Err(e) if names_nothing(&e) => Ok(None),
+        other => other.map_err(|e| failed("look at", path, e)),
+    }
+}
+
+/// An object on its way. Its calls block.
+#[derive(Debug)]
+struct Putting {
+    key: ObjectKey,
+    options: PutOptions,
+    path: PathBuf,
+    folder: PathBuf,
+    temporary: Temporary,
+}
+
+impl Putting {
+    fn begin(&self, disk: &dyn Disk) -> BlobResult<Box<dyn DiskFile>> {
+        if let Some(there) = stat(disk, &self.path)? {
+            if there.is_dir {
+                let message = format!("a folder is where an object should be key={}", self.key);
+                return Err(Error::new(ErrorKind::Config, message).into());
+            }
+            if self.options.mode == PutMode::Create {
+                return Err(self.exists());
+            }
         }
+        let temporary = &self.temporary.path;
+        disk.create(temporary).map_err(|e| failed("create", temporary, e))
+    }
+
+    fn write(&self, file: &dyn DiskFile, offset: u64, bytes: &[u8]) -> BlobResult<()> {
+        file.write_at(offset, bytes).map_err(|e| failed("write", &self.temporary.path, e))
+    }
+
+    /// Makes it an object.
+    fn finish(&self, disk: &dyn Disk, file: &dyn DiskFile) -> BlobResult<()> {
+        let (from, to) = (&self.temporary.path, &self.path);
+        // Before the sync: it carries the time to the disk with the size.
+        let dated = disk.set_modified(from, self.options.created).and_then(|()| file.sync());
+        dated.map_err(|e| failed("write", from, e))?;
+        let renamed = match self.options.mode {
+            PutMode::Create => disk.rename_new(from, to),
+            PutMode::Overwrite => disk.rename(from, to),
+        };
+        renamed.and_then(|()| disk.sync_dir(&self.folder)).map_err(|e| match e.kind() {
+            io::ErrorKind::AlreadyExists if self.options.mode == PutMode::Create => self.exists(),
+            _ => failed("rename", to, e),
+        })
+    }
+
+    fn exists(&self) -> BlobError {
+        BlobError::AlreadyExists { key: self.key.to_string() }
     }
 }
 

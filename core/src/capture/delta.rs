@@ -2,9 +2,7 @@
 
 use replicate_format::{Encoder, FormatError, Header, Level, PageSize, TxidRange};
 
-use super::{
-    Capture, Frames, FramesError, RUN, SIGN_OF_LIFE, WalMark, chain_from_header, chain_from_mark, frame_offset,
-};
+use super::{Capture, Frames, FramesError, RUN, WalMark, chain_from_header, chain_from_mark, frame_offset};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, RebaseReason};
 use crate::spool::Spool;
@@ -63,7 +61,7 @@ impl Capture {
         let mut buf = vec![0; view.page_size.len()];
         let mut cursor = frames.pages.cursor()?;
         while let Some(entry) = cursor.next(&frames.pages)? {
-            self.config.pulse.beat(SIGN_OF_LIFE);
+            self.sign_of_life()?;
             encoder.page(entry.pgno, frames.page(door, &entry, &mut buf)?).map_err(encoding)?;
         }
         let (encoded, writer) = encoder.finish().map_err(encoding)?;

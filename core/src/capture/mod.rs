@@ -162,6 +162,15 @@ pub(crate) struct Capture {
 }
 
 impl Capture {
+    /// Says that long work goes on, and ends it when no time is left for it.
+    fn sign_of_life(&self) -> Result<()> {
+        self.config.pulse.beat(SIGN_OF_LIFE);
+        match self.config.pulse.is_over() {
+            true => Err(Error::new(ErrorKind::Timeout, "the capture was given up when the time to stop was over")),
+            false => Ok(()),
+        }
+    }
+
     /// Opens the local state. Whatever is missing, damaged or of another replica counts as unknown.
     pub(crate) fn open(
         disk: SharedDisk,

@@ -10,7 +10,7 @@ use super::delta::encoding;
 use super::frames::Scratch;
 use super::pages::{Cursor, Entry};
 use super::room::{LOOK_EVERY, is_full};
-use super::{Capture, Frames, FramesError, SIGN_OF_LIFE, WalMark, chain_from_header};
+use super::{Capture, Frames, FramesError, WalMark, chain_from_header};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, RebaseReason};
 use crate::spool::ledger::Replacement;
@@ -185,7 +185,7 @@ impl Capture {
                 replacement.push(0)?;
                 continue;
             }
-            self.config.pulse.beat(SIGN_OF_LIFE);
+            self.sign_of_life()?;
             let (page, checksum) = image.page(pgno, &mut buf)?;
             if whole || known.get(pgno)? != checksum {
                 encoder.page(pgno, page).map_err(encoding)?;

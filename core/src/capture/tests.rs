@@ -1,12 +1,14 @@
 //! What capture promises while its disk and its door fail.
 
 use std::io::ErrorKind as Io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use replicate_format::Txid;
 
 use super::StartOver;
 use super::testing::Bench;
+use crate::clock::{Pulse, SystemClock};
 use crate::disk::faulty::Op;
 use crate::error::ErrorKind;
 use crate::event::{Event, RebaseReason};
@@ -30,6 +32,20 @@ fn an_id_is_given_once_also_if_the_ledger_cannot_take_its_place() {
         bench.assert_spooled();
         let mut bench = bench.restart();
         bench.write(3, 5000);
+        bench.catch_up();
+        bench.assert_spooled();
+    }
+}
+
+#[test]
+fn a_capture_gives_up_when_its_time_is_over_and_the_next_one_makes_it_anew() {
+    let pulse = || Arc::new(Pulse::new(Arc::new(SystemClock::new())));
+    let mut bench = Bench::new();
+    for id in 1..=2 {
+        bench.write(id, 5000);
+        bench.capture.config.pulse.end_by(Duration::ZERO);
+        assert_eq!(bench.step().unwrap_err().kind(), ErrorKind::Timeout);
+        bench.capture.config.pulse = pulse();
         bench.catch_up();
         bench.assert_spooled();
     }

@@ -338,9 +338,9 @@ impl Member {
                 let mut waiting =
                     spool.pending(watermark).filter(|file| file.txids.extends(watermark) || mutant!(ShippedOutOfOrder));
                 let next = if mutant!(ShippedOutOfOrder) { waiting.last() } else { waiting.next() }.cloned();
-                next.map(|file| (spool.check(&file), spool.body(&file), file))
+                next.map(|file| (spool.checked(&file), spool.body(&file), file))
             });
-            let Some((check, body, file)) = next else {
+            let Some((checked_body, body, file)) = next else {
                 if self.shared.is_drained() {
                     self.shared.set_shipped();
                     return Ok(());
@@ -355,10 +355,11 @@ impl Member {
             // Nothing is put before all of it was seen to be what was captured: a part cannot tell.
             let known = file.size > RECHECKED && checked == file.txids.max();
             self.shared.ship_pulse.beat(SILENCE);
-            let body: Body = Arc::new(Watched { body, pulse: self.shared.ship_pulse.clone() });
-            let shipped = match if known { Ok(()) } else { self.env.blocking.run(check).await } {
-                Ok(()) => {
+            let body = if known { Ok(body) } else { self.env.blocking.run(checked_body).await };
+            let shipped = match body {
+                Ok(body) => {
                     checked = file.txids.max();
+                    let body: Body = Arc::new(Watched { body, pulse: self.shared.ship_pulse.clone() });
                     match self.sealed(&mut ready, &file, body) {
                         Ok(sealed) => ship_file(&self.store, &file, &sealed).await.map(|()| sealed.size()),
                         Err(error) => Err(error),
@@ -370,8 +371,7 @@ impl Member {
             match shipped {
                 Ok(size) => {
                     backoff.reset();
-                    watermark = file.txids.max();
-                    before = Txid::ZERO;
+                    (watermark, before, ready) = (file.txids.max(), Txid::ZERO, None);
                     self.shipped(work, &file, size).await;
                 }
                 Err(error)

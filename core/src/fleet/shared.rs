@@ -635,6 +635,7 @@ impl Shared {
                 inner.stop_request = inner.requested;
             }
             inner.stop_by = Some(inner.stop_by.map_or(by, |before| before.min(by)));
+            self.pulse.end_by(by);
         }
         self.stop.notify_waiters();
         self.asked.notify_waiters();

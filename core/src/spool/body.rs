@@ -3,17 +3,21 @@
 use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use replicate_format::{Crc64, crc64};
 
-use crate::blob::BodySource;
+use crate::blob::{Body, BodySource};
 use crate::disk::{DiskFile, SharedDisk};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Bytes read at a time to see whether a file is intact.
 const PIECE: usize = 256 * 1024;
+
+/// A file of up to so many bytes is read once, and put from memory.
+const SMALL: u64 = 64 * 1024;
 
 /// A spool file, for a put. Reads block for the time of a local read: a few megabytes at most.
 #[derive(Clone, Debug)]
@@ -36,8 +40,25 @@ impl FileBody {
         Error::new(ErrorKind::Corrupt, format!("spool file {how} path={}", self.path.display()))
     }
 
-    /// Reads all of it. `Corrupt` if it is not what was written. Blocks.
-    pub(super) fn check(&self) -> Result<()> {
+    /// The body to put, once all of it was read. `Corrupt` if it is not what was written. Blocks.
+    pub(super) fn checked(self) -> Result<Body> {
+        if self.size > SMALL {
+            self.check()?;
+            return Ok(Arc::new(self));
+        }
+        // One more, to see where it ends.
+        let mut bytes = vec![0; usize::try_from(self.size).unwrap_or_default() + 1];
+        let read = self.open()?.read_at(0, &mut bytes);
+        bytes.truncate(read.map_err(|e| Error::disk("read spool file", &self.path, e))?);
+        let rotten = self.crc.is_some_and(|crc| crc64(&bytes) != crc);
+        if bytes.len() as u64 != self.size || rotten {
+            Err(self.damaged("is damaged"))
+        } else {
+            Ok(Arc::new(Bytes::from(bytes)))
+        }
+    }
+
+    fn check(&self) -> Result<()> {
         let file = self.open()?;
         let (mut crc, mut offset, mut piece) = (Crc64::new(), 0, vec![0; PIECE]);
         loop {

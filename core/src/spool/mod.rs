@@ -182,10 +182,10 @@ impl Spool {
         Arc::new(self.file(file))
     }
 
-    /// What reads a whole file and says whether it is still what was written: `Corrupt` if not. It blocks.
-    pub(crate) fn check(&self, file: &SpoolFile) -> impl FnOnce() -> Result<()> + Send + use<> {
+    /// What reads a whole file and gives its body, if it is still what was written: `Corrupt` if not. It blocks.
+    pub(crate) fn checked(&self, file: &SpoolFile) -> impl FnOnce() -> Result<Body> + Send + use<> {
         let file = self.file(file);
-        move || file.check()
+        move || file.checked()
     }
 
     fn file(&self, file: &SpoolFile) -> FileBody {
