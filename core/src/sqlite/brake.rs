@@ -118,9 +118,11 @@ mod tests {
             self.app.execute_batch("PRAGMA user_version=2").is_ok()
         }
 
-        fn wait_until(&self, free: bool) {
+        /// The brake stays on meanwhile.
+        fn wait_until(&self, free: bool, brake: &Brake) {
             let begun = Instant::now();
             while self.is_free() != free {
+                assert!(brake.renew(), "it has ended");
                 assert!(begun.elapsed() < Duration::from_secs(20), "free: {}", !free);
                 std::thread::yield_now();
             }
@@ -132,10 +134,10 @@ mod tests {
         let scene = Scene::new();
         let brake = scene.brake();
         for _ in 0..3 {
-            scene.wait_until(false);
-            scene.wait_until(true);
+            scene.wait_until(false, &brake);
+            scene.wait_until(true, &brake);
         }
-        scene.wait_until(false);
+        scene.wait_until(false, &brake);
         let (writer, done) = brake.end();
         done.unwrap();
         assert!(writer.is_some() && scene.is_free());

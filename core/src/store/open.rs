@@ -27,7 +27,7 @@ const TAIL: u64 = 2 * SEALED_CHUNK;
 /// Chunks kept: 4 MiB.
 const CACHED: usize = 64;
 /// Of a longer row of chunks only both ends are kept: what is read on from there, or before it, shares no other chunk.
-const SHORT_ROW: usize = 4;
+const SHORT_ROW: usize = 16;
 
 /// A file that is read in ranges.
 #[derive(Debug)]
