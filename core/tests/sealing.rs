@@ -132,9 +132,31 @@ fn objects_that_are_moved_replaced_or_made_by_others_are_refused_where_authentic
     assert!(moved.kind() == ErrorKind::Corrupt && moved.to_string().contains("another place"), "{moved}");
     std::fs::write(&files[1], good).unwrap();
 
-    // A database of somebody who knows the public key, in the same place.
-    std::fs::remove_dir_all(&lab.replica).unwrap();
-    std::fs::remove_dir_all(lab.folder.path().join(".app.db-replicate")).unwrap();
+    // The same host in the same place, after everything was lost; then one file of before takes its old place.
+    let start_anew = || {
+        std::fs::remove_dir_all(&lab.replica).unwrap();
+        std::fs::remove_dir_all(lab.folder.path().join(".app.db-replicate")).unwrap();
+    };
+    let old = std::fs::read(&files[1]).unwrap();
+    start_anew();
+    for _ in 0..3 {
+        // Also from one start to the next each file names the one before it.
+        let handle = Handle::start(&lab.database, signed.check().unwrap()).unwrap();
+        churn(&app, &mut random);
+        handle.sync(SOON).unwrap();
+        handle.stop(SOON).unwrap();
+    }
+    assert_same_pages(&app, &restore_with(&lab, demanding()).unwrap());
+    assert_eq!(objects(&lab.replica).len(), files.len());
+    let good = std::fs::read(&files[1]).unwrap();
+    std::fs::write(&files[1], old).unwrap();
+    let replaced = restore_with(&lab, demanding()).unwrap_err();
+    assert!(replaced.kind() == ErrorKind::Corrupt && replaced.to_string().contains("another time"), "{replaced}");
+    std::fs::write(&files[1], good).unwrap();
+    assert_same_pages(&app, &restore_with(&lab, demanding()).unwrap());
+
+    // A database of somebody who knows the public key, in the same place: sealed, and plain where plain files may be.
+    start_anew();
     let handle = Handle::start(&lab.database, sealed_to(&lab, &keys).check().unwrap()).unwrap();
     handle.sync(SOON).unwrap();
     handle.stop(SOON).unwrap();
@@ -142,6 +164,43 @@ fn objects_that_are_moved_replaced_or_made_by_others_are_refused_where_authentic
     let forged = restore_with(&lab, demanding()).unwrap_err();
     assert!(forged.kind() == ErrorKind::Corrupt && forged.to_string().contains("no authentication"), "{forged}");
     assert!(!format!("{forged:?}").contains(secret));
+    start_anew();
+    let plain = Options::new().with(ConfigKey::Url, format!("file://{}", lab.replica.display()));
+    let handle = Handle::start(&lab.database, plain.check().unwrap()).unwrap();
+    handle.sync(SOON).unwrap();
+    handle.stop(SOON).unwrap();
+    let lenient = || opened_by(&keys).with(ConfigKey::AgeAllowPlaintext, "true");
+    assert!(restore_with(&lab, lenient()).is_ok());
+    let plain = restore_with(&lab, lenient().with(ConfigKey::AuthKey, secret)).unwrap_err();
+    assert_eq!((plain.kind(), plain.reason()), (ErrorKind::Keys, Some("NOT_AGE")), "{plain}");
+}
+
+#[test]
+fn a_new_header_keeps_who_has_made_a_file_and_damaged_files_keep_no_others_from_theirs() {
+    let (lab, old, new) = (Lab::new(), make(IdentityKind::X25519), make(IdentityKind::X25519));
+    let secret = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+    let app = lab.create(4096);
+    let mut random = Random(23);
+    let handle = Handle::start(&lab.database, sealed_to(&lab, &old).with(ConfigKey::AuthKey, secret).check().unwrap());
+    let handle = handle.unwrap();
+    for _ in 0..6 {
+        churn(&app, &mut random);
+        handle.sync(SOON).unwrap();
+    }
+    handle.stop(SOON).unwrap();
+    let mut files = objects(&lab.replica);
+    files.sort();
+    let good = std::fs::read(&files[0]).unwrap();
+    let mut damaged = good.clone();
+    *damaged.last_mut().unwrap() ^= 1;
+    std::fs::write(&files[0], damaged).unwrap();
+    // Without the secret: nobody needs it to keep what it has made.
+    let both = || sealed_to(&lab, &new).with(ConfigKey::AgeIdentity, format!("{}\n{}", *old.identity, *new.identity));
+    let error = replicate::rewrap(&both().check().unwrap(), &mut |_| ()).unwrap_err();
+    assert!(error.kind() == ErrorKind::Corrupt && error.to_string().contains("1 of 6 files are left"), "{error}");
+    std::fs::write(&files[0], good).unwrap();
+    assert_eq!(replicate::rewrap(&both().check().unwrap(), &mut |_| ()).unwrap().rewrapped, files.len() as u64);
+    assert_same_pages(&app, &restore_with(&lab, opened_by(&new).with(ConfigKey::AuthKey, secret)).unwrap());
 }
 
 #[test]

@@ -104,8 +104,9 @@ fn plain(value: &Value) -> String {
     }
 }
 
-/// The text without user names and passwords in URLs.
+/// The text without user names and passwords in URLs, and without what looks like a private key.
 pub(crate) fn redact(text: &str) -> String {
+    let text = &*replicate::config::without_secrets(text);
     let mut result = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find("://") {
@@ -132,6 +133,7 @@ mod tests {
     fn credentials_in_urls_do_not_show() {
         assert_eq!(redact("no 's3://key:hush@host/p' or s3://b/x@y"), "no 's3://***@host/p' or s3://b/x@y");
         assert_eq!(redact("plain text: //a@b"), "plain text: //a@b");
+        assert_eq!(redact("no 'AGE-SECRET-KEY-1QX' here"), "no '***' here");
     }
 
     #[test]

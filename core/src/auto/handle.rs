@@ -110,6 +110,13 @@ impl Handle {
             return Err(Error::new(ErrorKind::Config, "age_required is set, and there is no age recipient")
                 .with_hint("set REPLICATE_AGE_RECIPIENT or REPLICATE_AGE_RECIPIENTS_FILE"));
         }
+        let reads = config.keys.can_open() || config.keys.is_authenticated();
+        if reads && config.keys.recipients().is_none() && !config.keys.allows_plaintext() {
+            let message = "there are keys to read sealed files with, and no age recipient: they would be written plain";
+            return Err(Error::new(ErrorKind::Config, message).with_hint(
+                "set REPLICATE_AGE_RECIPIENT; or take the keys away; or set age_allow_plaintext to write plain files",
+            ));
+        }
         let mine = Replica { location: location.to_string(), sealed_to: config.keys.sealed_to() };
         if let (Some(shared), _) = running(&path, &mine)? {
             return found(Self { path, pid, shared: Some(shared) });

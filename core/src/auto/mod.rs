@@ -9,7 +9,7 @@ mod runtime;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use futures_util::stream::{self, StreamExt, TryStreamExt};
+use futures_util::stream::{self, StreamExt};
 
 use crate::blob;
 use crate::clock::SystemClock;
@@ -137,10 +137,12 @@ pub struct RewrapReport {
 /// kept a copy of the old files, or of what was in them, still has it.) Needs identities that open the files.
 ///
 /// May run beside a replicator of this replica that seals to the same recipients, and again after a failure: a file
-/// has either header, whole. `progress` is told after each file.
+/// has either header, whole. What does not open stays as it is and keeps no other file from its new header.
+/// `progress` is told after each file. Who has made a file stays in it; needs the `auth_key` only to see that it is true.
 ///
 /// # Errors
-/// [`Config`](ErrorKind::Config) without recipients or identities, and those of [`restore`] about keys.
+/// [`Config`](ErrorKind::Config) without recipients or identities; and, once everything was tried, the first of those
+/// files that do not open: [`Keys`](ErrorKind::Keys) or [`Corrupt`](ErrorKind::Corrupt), as for [`restore`].
 pub fn rewrap(config: &Config, progress: &mut dyn FnMut(Progress)) -> Result<RewrapReport> {
     if config.keys.recipients().is_none() || !config.keys.can_open() {
         return Err(Error::new(ErrorKind::Config, "rewrapping needs an age recipient and an age identity")
@@ -158,11 +160,21 @@ pub fn rewrap(config: &Config, progress: &mut dyn FnMut(Progress)) -> Result<Rew
             async move { store.rewrap(&file).await }
         };
         let mut done = stream::iter(files).map(rewrap_one).buffer_unordered(REWRAPS);
-        while let Some(rewrapped) = done.try_next().await? {
-            *if rewrapped { &mut report.rewrapped } else { &mut report.plain } += 1;
-            latest.note(Progress { done: report.rewrapped + report.plain, total });
+        let (mut failed, mut first) = (0, None);
+        while let Some(one) = done.next().await {
+            match one {
+                Ok(true) => report.rewrapped += 1,
+                Ok(false) => report.plain += 1,
+                Err(error) if matches!(error.kind(), ErrorKind::Keys | ErrorKind::Corrupt) => {
+                    failed += 1;
+                    first.get_or_insert(error);
+                }
+                Err(error) => return Err(error),
+            }
+            latest.note(Progress { done: report.rewrapped + report.plain + failed, total });
         }
-        Ok(report)
+        let left = format!("{failed} of {total} files are left as they are, {} have a new header", report.rewrapped);
+        first.map_or(Ok(report), |error| Err(error.while_doing(left)))
     })
 }
 

@@ -15,6 +15,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use replicate_format::PageEncoding;
 use zeroize::Zeroizing;
 
@@ -35,7 +37,8 @@ pub struct Options {
 
 impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown = |key: &ConfigKey, value: &str| if key.is_secret() { "***".to_owned() } else { shown(value) };
+        let shown =
+            |key: &ConfigKey, value: &str| if key.is_secret() { "***".to_owned() } else { without_secrets(value) };
         f.debug_map().entries(self.values.iter().map(|(k, v)| (k.name(), shown(k, v)))).finish()
     }
 }
@@ -151,7 +154,7 @@ impl Options {
     fn parsed<T>(&self, key: ConfigKey, parse: impl Fn(&str) -> Result<T, String>) -> Result<T> {
         let text = self.text(key);
         parse(text).map_err(|why| {
-            Error::new(ErrorKind::Config, format!("{} is not valid: {:?}: {why}", key.name(), shown(text)))
+            Error::new(ErrorKind::Config, format!("{} is not valid: {:?}: {why}", key.name(), without_secrets(text)))
                 .with_hint(format!("option {} or variable {}", key.name(), key.env()))
         })
     }
@@ -235,10 +238,26 @@ fn use_aws_endpoint(s3: &mut S3Location, variable: impl Fn(&str) -> Option<Strin
     Ok(())
 }
 
-/// A value as messages show it. A private key may stand where something else belongs.
-fn shown(value: &str) -> String {
-    let secret = value.to_ascii_uppercase().contains("SECRET-KEY");
-    if secret { "***".to_owned() } else { value.to_owned() }
+/// A text as messages show it: without words that look like a private key of age, or like 32 bytes in base64. Either may
+/// stand where something else belongs.
+#[must_use]
+pub fn without_secrets(text: &str) -> String {
+    let in_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '/' | '=' | '-' | '_');
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while !rest.is_empty() {
+        let end = rest.find(|c| !in_word(c)).unwrap_or(rest.len());
+        let (word, after) = rest.split_at(end);
+        shown.push_str(if is_secret(word) { "***" } else { word });
+        let next = after.find(in_word).unwrap_or(after.len());
+        shown.push_str(&after[..next]);
+        rest = &after[next..];
+    }
+    shown
+}
+
+fn is_secret(word: &str) -> bool {
+    word.to_ascii_uppercase().contains("SECRET-KEY") || (word.len() == 44 && BASE64_STANDARD.decode(word).is_ok())
 }
 
 fn in_range<T: PartialOrd>(value: T, min: T, max: T, range: &str) -> Result<T, String> {
@@ -401,9 +420,13 @@ mod tests {
         assert!(!format!("{options:?}").contains("hush"));
         // Nor where they do not belong.
         for key in ConfigKey::ALL {
-            let options = Options::new().with(*key, "AGE-SECRET-KEY-1HUSH");
-            let error = options.check().and_then(|c| c.location.ok_or_else(|| Error::internal("none"))).err();
-            assert!(!format!("{options:?} {error:?}").contains("HUSH"), "{} {error:?}", key.name());
+            for secret in
+                ["AGE-SECRET-KEY-1HUSH", "c3://AGE-SECRET-KEY-1HUSH", "HUSHHUSHHUSHHUSHHUSHHUSHHUSHHUSHHUSHHUSHHUE="]
+            {
+                let options = Options::new().with(*key, secret);
+                let error = options.check().and_then(|c| c.location.ok_or_else(|| Error::internal("none"))).err();
+                assert!(!format!("{options:?} {error:?}").contains("HUSH"), "{} {error:?}", key.name());
+            }
         }
     }
 }

@@ -74,7 +74,7 @@ impl Options {
 fn read(key: ConfigKey, path: &str) -> Result<Zeroizing<String>> {
     use std::io::Read;
     let wrong = |why: &dyn std::fmt::Display| {
-        let path = super::shown(path);
+        let path = super::without_secrets(path);
         Error::new(ErrorKind::Config, format!("option {} ({}): {why} path={path:?}", key.name(), key.env()))
     };
     let mut file = std::fs::File::open(path).map_err(|e| wrong(&e))?.take(LONGEST_FILE + 1);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use replicate_format::{PageSize, Txid};
+use replicate_format::{Level, PageSize, Txid};
 
 use super::hostlock::HostLock;
 use super::relay::{ANSWER_POLL, Ask};
@@ -23,6 +23,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, RebaseReason, State};
 use crate::exec::Blocking;
 use crate::restore::is_restorable;
+use crate::seal::Link;
 use crate::ship::{Backoff, Reconciled, RemoteChain, reconcile, refuse_mixing, ship_file};
 use crate::spool::{Spool, SpoolFile, state_folder};
 use crate::sqlite::{self, Attach};
@@ -332,6 +333,8 @@ impl Member {
         let mut before = work.capture(self.env.blocking, |capture| capture.chain().newest).await;
         // What is being put, sealed once: a repeated put must bring the same bytes.
         let mut ready: Option<(SpoolFile, Sealed)> = None;
+        // The last id that was shipped, and the link of its file.
+        let mut last: Option<(Txid, Link)> = None;
         loop {
             let next = work.spool(|spool| {
                 // Files that do not follow on what is there are left overs of a spool that has lost some.
@@ -360,10 +363,7 @@ impl Member {
                 Ok(body) => {
                     checked = file.txids.max();
                     let body: Body = Arc::new(Watched { body, pulse: self.shared.ship_pulse.clone() });
-                    match self.sealed(&mut ready, &file, body) {
-                        Ok(sealed) => ship_file(&self.store, &file, &sealed).await.map(|()| sealed.size()),
-                        Err(error) => Err(error),
-                    }
+                    self.ship(&mut ready, &mut last, &file, body).await
                 }
                 Err(error) => Err(error),
             };
@@ -411,16 +411,30 @@ impl Member {
         }
     }
 
-    /// The file ready to be put: sealed anew only if it is another one than the last time.
-    fn sealed(&self, ready: &mut Option<(SpoolFile, Sealed)>, file: &SpoolFile, body: Body) -> Result<Sealed> {
-        if let Some((known, sealed)) = ready
-            && known == file
-        {
-            return Ok(sealed.clone());
-        }
-        let sealed = self.store.seal(file.level, file.txids, body)?;
-        *ready = Some((file.clone(), sealed.clone()));
-        Ok(sealed)
+    /// Seals and puts a file; sealed anew only if it is another one than the last time. Its size in the store.
+    async fn ship(
+        &self,
+        ready: &mut Option<(SpoolFile, Sealed)>,
+        last: &mut Option<(Txid, Link)>,
+        file: &SpoolFile,
+        body: Body,
+    ) -> Result<u64> {
+        let sealed = match ready {
+            Some((known, sealed)) if known == file => sealed.clone(),
+            _ => {
+                let previous = match last {
+                    _ if file.level != Level::L0 => Link::NONE,
+                    Some((txid, link)) if txid.next() == file.txids.min() => *link,
+                    _ => self.store.link_before(file.txids.min()).await?,
+                };
+                let sealed = self.store.seal_after(previous, file.level, file.txids, body)?;
+                ready.insert((file.clone(), sealed)).1.clone()
+            }
+        };
+        *last = None;
+        let as_sealed = ship_file(&self.store, file, &sealed).await?;
+        *last = (as_sealed && file.level == Level::L0).then(|| (file.txids.max(), sealed.link()));
+        Ok(sealed.size())
     }
 
     async fn shipped(&self, work: &Work, file: &SpoolFile, size: u64) {

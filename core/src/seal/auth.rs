@@ -4,16 +4,34 @@
 //! `-> replicate/auth hmac-sha256` holds an HMAC over the file's place and a commitment to its file key. Only
 //! those who know the file key can make chunks that open, so it covers the payload; the header's own code keeps
 //! it in place. Other programs skip it, as they must.
+//!
+//! A file of level 0 also names the one before it, by its HMAC as a further argument of the stanza. So a file of the same
+//! place that was made by the same host at another time does not stand between its neighbours ([`Chain`]).
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
 use age_core::format::{FileKey, Stanza};
 use age_core::secrecy::ExposeSecret;
-use replicate_format::{Level, TxidRange};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD_NO_PAD;
+use replicate_format::{Level, Txid, TxidRange};
 
 use super::SealError;
 use super::crypto::{self, Secret32};
 
 const TAG: &str = "replicate/auth";
 const METHOD: &str = "hmac-sha256";
+
+fn is_auth(stanza: &Stanza) -> bool {
+    stanza.tag == TAG
+}
+
+/// A copy of the stanza that authenticates, if there is one.
+pub(super) fn copy(stanzas: &[Stanza]) -> Option<Stanza> {
+    let found = stanzas.iter().find(|stanza| is_auth(stanza))?;
+    Some(Stanza { tag: found.tag.clone(), args: found.args.clone(), body: found.body.clone() })
+}
 
 /// Which file of a replica a file is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -22,6 +40,58 @@ pub(crate) struct Place {
     pub(crate) level: Level,
     /// What it covers.
     pub(crate) txids: TxidRange,
+}
+
+/// The authentication of a file, by which the next one names it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Link([u8; 32]);
+
+impl Link {
+    /// Of no file: what the first of a chain names.
+    pub(crate) const NONE: Self = Self([0; 32]);
+
+    /// The link of the file with this header; none if it bears no authentication. Whether that is true is not looked at.
+    pub(super) fn of(stanzas: &[Stanza]) -> Self {
+        let found = stanzas.iter().find(|stanza| is_auth(stanza));
+        found.and_then(|stanza| stanza.body.as_slice().try_into().ok()).map_or(Self::NONE, Self)
+    }
+}
+
+/// The files of level 0 that were read from a replica: of two neighbours the later one names the earlier one.
+#[derive(Debug, Default)]
+pub(crate) struct Chain(Mutex<BTreeMap<Txid, Linked>>);
+
+/// One of them, by its last id.
+#[derive(Clone, Copy, Debug)]
+struct Linked {
+    first: Txid,
+    own: Link,
+    previous: Link,
+}
+
+impl Linked {
+    fn follows(&self, before: &Self) -> bool {
+        self.previous == Link::NONE || self.previous == before.own
+    }
+}
+
+impl Chain {
+    fn add(&self, place: Place, own: Link, previous: Link) -> Result<(), SealError> {
+        if place.level != Level::L0 {
+            return Ok(());
+        }
+        let (first, last) = (place.txids.min(), place.txids.max());
+        let file = Linked { first, own, previous };
+        let mut files = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = files.get(&first.prev());
+        let after =
+            files.range(last.next()..).next().map(|(_, after)| after).filter(|after| after.first == last.next());
+        if before.is_some_and(|before| !file.follows(before)) || after.is_some_and(|after| !after.follows(&file)) {
+            return Err(SealError::Forged("made at another time than the files beside it"));
+        }
+        files.insert(last, file);
+        Ok(())
+    }
 }
 
 /// The shared secret.
@@ -38,34 +108,79 @@ impl AuthKey {
         digest[..8].iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// Version 1 of the message; the stream id is empty and there is no previous tag (`core/docs/SEALING.md`).
-    fn tag(&self, file_key: &FileKey, place: Place) -> Secret32 {
+    /// Version 1 of the message; the stream id is empty (`core/docs/SEALING.md`).
+    fn tag(&self, file_key: &FileKey, place: Place, previous: Link) -> Secret32 {
         let commitment = crypto::hkdf(file_key.expose_secret(), &[], b"replicate/auth v1 commitment");
         let (min, max) = (place.txids.min().0.to_be_bytes(), place.txids.max().0.to_be_bytes());
         let stream_len = 0u16.to_be_bytes();
         crypto::hmac(
             self.0.as_slice(),
-            &[b"replicate/auth v1\0", &stream_len, &[place.level.get()], &min, &max, &[0; 32], commitment.as_ref()],
+            &[b"replicate/auth v1\0", &stream_len, &[place.level.get()], &min, &max, &previous.0, commitment.as_ref()],
         )
     }
 
-    pub(super) fn stanza(&self, file_key: &FileKey, place: Place) -> Stanza {
-        Stanza { tag: TAG.to_owned(), args: vec![METHOD.to_owned()], body: self.tag(file_key, place).to_vec() }
+    pub(super) fn stanza(&self, file_key: &FileKey, place: Place, previous: Link) -> Stanza {
+        let named = (previous != Link::NONE).then(|| BASE64_STANDARD_NO_PAD.encode(previous.0));
+        let args = [METHOD.to_owned()].into_iter().chain(named).collect();
+        Stanza { tag: TAG.to_owned(), args, body: self.tag(file_key, place, previous).to_vec() }
     }
 
-    pub(super) fn check(&self, stanzas: &[Stanza], file_key: &FileKey, place: Place) -> Result<(), SealError> {
-        let mut found = stanzas.iter().filter(|stanza| stanza.tag == TAG);
+    pub(super) fn check(
+        &self,
+        stanzas: &[Stanza],
+        file_key: &FileKey,
+        place: Place,
+        chain: &Chain,
+    ) -> Result<(), SealError> {
+        let mut found = stanzas.iter().filter(|stanza| is_auth(stanza));
         let (Some(stanza), None) = (found.next(), found.next()) else {
             return Err(SealError::Forged("it bears no authentication, or several"));
         };
-        let tag: [u8; 32] = match stanza.args.as_slice() {
-            [method] if method == METHOD => stanza.body.as_slice().try_into().ok(),
+        let previous = match stanza.args.as_slice() {
+            [method] if method == METHOD => Some(Link::NONE),
+            [method, named] if method == METHOD => {
+                let named = BASE64_STANDARD_NO_PAD.decode(named).ok();
+                named.and_then(|named| named.try_into().ok()).map(Link)
+            }
             _ => None,
-        }
-        .ok_or(SealError::Forged("its authentication is malformed"))?;
-        match crypto::same(&tag, &self.tag(file_key, place)) {
-            true => Ok(()),
+        };
+        let tag: Option<[u8; 32]> = stanza.body.as_slice().try_into().ok();
+        let (previous, tag) = previous.zip(tag).ok_or(SealError::Forged("its authentication is malformed"))?;
+        match crypto::same(&tag, &self.tag(file_key, place, previous)) {
+            true => chain.add(place, Link(tag), previous),
             false => Err(SealError::Forged("made with another key, or for another place")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(min: u64, max: u64) -> Place {
+        Place { level: Level::L0, txids: TxidRange::new(Txid(min), Txid(max)).expect("a range") }
+    }
+
+    #[test]
+    fn neighbours_name_each_other_in_whatever_order_they_are_read() {
+        let link = |n: u8| Link([n; 32]);
+        let files = [(place(2, 2), link(2), link(1)), (place(3, 5), link(5), link(2)), (place(6, 6), link(6), link(5))];
+        for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2], [0, 2, 1]] {
+            let chain = Chain::default();
+            for at in order {
+                let (place, own, previous) = files[at];
+                chain.add(place, own, previous).expect("it fits");
+            }
+            // Reading one again changes nothing; one of another time does not stand there, nor does one before a gap matter.
+            chain.add(files[1].0, files[1].1, files[1].2).expect("it fits");
+            assert!(chain.add(files[1].0, link(55), link(2)).is_err());
+            assert!(chain.add(files[1].0, files[1].1, link(22)).is_err());
+            chain.add(place(8, 8), link(8), link(77)).expect("nothing is beside it");
+        }
+        let image = Place { level: Level::SNAPSHOT, ..place(3, 5) };
+        let chain = Chain::default();
+        chain.add(place(2, 2), link(2), Link::NONE).expect("it fits");
+        chain.add(image, link(9), link(8)).expect("images are in no chain");
+        chain.add(place(3, 3), link(3), Link::NONE).expect("a chain may begin anywhere");
     }
 }

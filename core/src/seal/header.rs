@@ -10,6 +10,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD_NO_PAD;
 
 use super::SealError;
+use super::auth::Link;
 use super::crypto;
 use super::identities::Identities;
 use crate::error::Result;
@@ -82,6 +83,11 @@ impl Header {
         let mut bytes = Self::written(&self.stanzas);
         push_code(&mut bytes, &self.mac);
         bytes
+    }
+
+    /// By which the next file names the one with this header; whether it is true is not looked at.
+    pub(crate) fn link(&self) -> Link {
+        Link::of(&self.stanzas)
     }
 
     /// Its stanzas.

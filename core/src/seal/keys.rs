@@ -2,16 +2,16 @@
 
 use std::fmt;
 
-use age_core::format::FileKey;
+use age_core::format::{FileKey, Stanza};
 use zeroize::Zeroizing;
 
-use super::auth::{AuthKey, Place};
-use super::crypto;
+use super::auth::{AuthKey, Chain, Link, Place};
 use super::header::Header;
 use super::identities::Identities;
 use super::payload::{NONCE, PayloadKey};
 use super::recipients::Recipients;
 use super::{MAGIC_START, SealError};
+use super::{auth, crypto};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Keys of one replica: checked, frozen, wiped when the last holder is gone.
@@ -126,67 +126,83 @@ impl Keys {
         }
     }
 
-    /// The start of a new file, and what seals its chunks; nothing if files are written plain. Every call gives
-    /// other ones.
-    pub(crate) fn start_file(&self, place: Place) -> Result<Option<(Vec<u8>, PayloadKey)>> {
+    /// Whether there is a secret that files are authenticated with.
+    pub(crate) fn is_authenticated(&self) -> bool {
+        self.auth.is_some()
+    }
+
+    /// Whether files are authenticated, and name those before them.
+    pub(crate) fn authenticates(&self) -> bool {
+        self.auth.is_some() && self.recipients.is_some()
+    }
+
+    /// The start of a new file, what seals its chunks, and its link; nothing if files are written plain. Every call
+    /// gives other ones.
+    pub(crate) fn start_file(&self, place: Place, previous: Link) -> Result<Option<(Vec<u8>, PayloadKey, Link)>> {
         let Some(recipients) = &self.recipients else { return Ok(None) };
         let chance = crypto::random::<16>()?;
         let file_key = FileKey::init_with_mut(|key| key.copy_from_slice(chance.as_ref()));
         let nonce = crypto::random::<NONCE>()?;
-        let mut start = self.header(recipients, &file_key, place)?;
-        start.extend_from_slice(nonce.as_ref());
-        Ok(Some((start, PayloadKey::new(&file_key, &nonce))))
+        let auth = self.auth.as_ref().map(|auth| auth.stanza(&file_key, place, previous));
+        let header = header(recipients, &file_key, auth)?;
+        let start = [header.bytes(), nonce.as_ref()].concat();
+        Ok(Some((start, PayloadKey::new(&file_key, &nonce), Link::of(header.stanzas()))))
     }
 
     /// Another start for a file at this place that begins with this header and nonce: it gives the file key to the
-    /// recipients of these keys. What follows stays as it is; the key proves that it belongs there.
+    /// recipients of these keys. What follows stays as it is, and so does who has made it: the key proves both.
     pub(crate) fn rewrap(
         &self,
         header: &Header,
         nonce: &[u8; NONCE],
         place: Place,
     ) -> Result<(Vec<u8>, PayloadKey), RewrapError> {
-        let file_key = self.open_header(header, Some(place))?;
+        let file_key = self.open_header(header, Some(place), &Chain::default())?;
         let recipients = self.recipients.as_ref().ok_or_else(|| Error::internal("there is nobody to wrap for"))?;
-        let mut start = self.header(recipients, &file_key, place)?;
-        start.extend_from_slice(nonce);
+        let auth = auth::copy(header.stanzas());
+        let start = [self::header(recipients, &file_key, auth)?.bytes(), nonce].concat();
         Ok((start, PayloadKey::new(&file_key, nonce)))
-    }
-
-    fn header(&self, recipients: &Recipients, file_key: &FileKey, place: Place) -> Result<Vec<u8>> {
-        let mut stanzas = recipients.wrap(file_key)?;
-        stanzas.extend(self.auth.as_ref().map(|auth| auth.stanza(file_key, place)));
-        Ok(Header::new(file_key, stanzas).bytes().to_vec())
     }
 
     /// Whether a file that begins with these bytes is to be opened, or read as it is. Asked with its first bytes,
     /// at least as many as the format's name has, or all.
     ///
     /// With keys of either kind a plain file is refused: a host that can only write, and restores what is missing,
-    /// must not take for its own what anybody may have put there.
+    /// must not take for its own what anybody may have put there. Where authentication is demanded it is never read.
     pub(crate) fn must_open(&self, start: &[u8]) -> Result<bool, SealError> {
         let sealed = start.starts_with(MAGIC_START);
         // Bytes that only begin to be the name are all there is: a file that was cut.
-        let cut = MAGIC_START.starts_with(start) && !self.allow_plaintext;
+        let plain = self.allow_plaintext && self.auth.is_none();
+        let cut = MAGIC_START.starts_with(start) && !plain;
         match &self.identities {
             Some(_) if sealed || cut => Ok(true),
             None if sealed => Err(SealError::NoIdentity),
-            identities if (identities.is_some() || self.recipients.is_some()) && !self.allow_plaintext => {
-                Err(SealError::NotAge)
-            }
+            identities if (identities.is_some() || self.recipients.is_some()) && !plain => Err(SealError::NotAge),
             _ => Ok(false),
         }
     }
 
-    /// The file key of a file at this place.
-    pub(crate) fn open_header(&self, header: &Header, place: Option<Place>) -> Result<FileKey, SealError> {
+    /// The file key of a file at this place, among those that were read before.
+    pub(crate) fn open_header(
+        &self,
+        header: &Header,
+        place: Option<Place>,
+        chain: &Chain,
+    ) -> Result<FileKey, SealError> {
         let identities = self.identities.as_ref().ok_or(SealError::NoIdentity)?;
         let file_key = header.open(identities)?;
         if let (Some(auth), Some(place)) = (&self.auth, place) {
-            auth.check(header.stanzas(), &file_key, place)?;
+            auth.check(header.stanzas(), &file_key, place, chain)?;
         }
         Ok(file_key)
     }
+}
+
+/// The header that gives this file key to the recipients, with what tells who has made it.
+fn header(recipients: &Recipients, file_key: &FileKey, auth: Option<Stanza>) -> Result<Header> {
+    let mut stanzas = recipients.wrap(file_key)?;
+    stanzas.extend(auth);
+    Ok(Header::new(file_key, stanzas))
 }
 
 impl fmt::Debug for Keys {

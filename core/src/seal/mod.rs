@@ -30,7 +30,7 @@ pub use self::identities::{GeneratedIdentity, Identities, IdentityKind, generate
 pub use self::keys::{Keys, KeysBuilder};
 pub use self::recipients::Recipients;
 
-pub(crate) use self::auth::Place;
+pub(crate) use self::auth::{Chain, Link, Place};
 pub(crate) use self::header::{Header, HeaderParser, LONGEST as LONGEST_HEADER, MAGIC_START};
 pub(crate) use self::keys::RewrapError;
 pub(crate) use self::opener::Opener;

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::SealError;
-use super::auth::Place;
+use super::auth::{Chain, Place};
 use super::header::{Header, HeaderParser};
 use super::keys::Keys;
 use super::payload::{NONCE, PayloadKey, SEALED_CHUNK};
@@ -15,6 +15,7 @@ use super::payload::{NONCE, PayloadKey, SEALED_CHUNK};
 pub(crate) struct Opener {
     keys: Arc<Keys>,
     place: Option<Place>,
+    chain: Arc<Chain>,
     state: State,
     /// What is not used yet: the nonce or a chunk as far as they have come.
     carry: Vec<u8>,
@@ -37,7 +38,12 @@ const FULL: usize = SEALED_CHUNK as usize;
 impl Opener {
     /// An opener for the file at this place, if it is one of a replica.
     pub(crate) fn new(keys: Arc<Keys>, place: Option<Place>) -> Self {
-        Self { keys, place, state: State::Header(HeaderParser::new()), carry: Vec::new() }
+        Self { keys, place, chain: Arc::default(), state: State::Header(HeaderParser::new()), carry: Vec::new() }
+    }
+
+    /// The same among files that were read before.
+    pub(crate) fn among(self, chain: Arc<Chain>) -> Self {
+        Self { chain, ..self }
     }
 
     /// Takes the next bytes of the file; `last`: it ends with them. Plain bytes are added to `out`.
@@ -60,7 +66,7 @@ impl Opener {
                         return if last { Err(SealError::Header("the file ends within its nonce")) } else { Ok(()) };
                     };
                     self.carry.clear();
-                    let file_key = self.keys.open_header(header, self.place)?;
+                    let file_key = self.keys.open_header(header, self.place, &self.chain)?;
                     self.state = State::Chunks { key: PayloadKey::new(&file_key, &nonce), number: 0, ended: false };
                 }
                 State::Chunks { key, number, ended } => {
@@ -138,7 +144,7 @@ mod tests {
     use age_core::secrecy::ExposeSecret;
 
     use super::*;
-    use crate::seal::{Identities, IdentityKind, KeysBuilder, Recipients, generate_identity};
+    use crate::seal::{Chain, Identities, IdentityKind, KeysBuilder, Link, Recipients, generate_identity};
     use replicate_format::{Level, Txid, TxidRange};
 
     /// A small sealed file, and what is needed to open parts of it.
@@ -166,7 +172,7 @@ mod tests {
 
     fn seal_with(keys: &Arc<Keys>, len: usize) -> Sample {
         let place = place(7);
-        let (mut bytes, key) = keys.start_file(place).expect("sealed").expect("there are recipients");
+        let (mut bytes, key, _) = keys.start_file(place, Link::NONE).expect("sealed").expect("there are recipients");
         let header = bytes.len() - NONCE;
         let plain: Vec<u8> = (0..len).map(|i| (i % 251) as u8).collect();
         // Data that is empty has one chunk, too.
@@ -180,7 +186,7 @@ mod tests {
             bytes.extend_from_slice(&tag);
         }
         let (parsed, _) = HeaderParser::new().feed(&bytes).expect("a header").expect("whole");
-        let file_key = *keys.open_header(&parsed, Some(place)).expect("opens").expose_secret();
+        let file_key = *keys.open_header(&parsed, Some(place), &Chain::default()).expect("opens").expose_secret();
         Sample { keys: keys.clone(), place, bytes, header, file_key }
     }
 
@@ -319,7 +325,8 @@ mod tests {
         let build = |auth| Arc::new(builder(auth).build().expect("they fit"));
         let (demanding, trusting, foreign) = (build(Some(1)), build(None), build(Some(2)));
         for (writer, fine) in [(&demanding, true), (&trusting, false), (&foreign, false)] {
-            let (mut bytes, key) = writer.start_file(place(7)).expect("sealed").expect("there are recipients");
+            let (mut bytes, key, _) =
+                writer.start_file(place(7), Link::NONE).expect("sealed").expect("there are recipients");
             let mut chunk = b"data".to_vec();
             let tag = key.seal(0, true, &mut chunk);
             bytes.extend([chunk.as_slice(), tag.as_slice()].concat());

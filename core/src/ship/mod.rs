@@ -16,8 +16,8 @@ use crate::store::{LtxInfo, LtxStore, PutOutcome, Sealed};
 pub(crate) use self::backoff::Backoff;
 pub(crate) use self::reconcile::{Reconciled, RemoteChain, reconcile};
 
-/// Puts one file. Returns when the store has it.
-pub(crate) async fn ship_file(store: &LtxStore, file: &SpoolFile, sealed: &Sealed) -> Result<()> {
+/// Puts one file. Returns when the store has it, and whether it has it as it was sealed here.
+pub(crate) async fn ship_file(store: &LtxStore, file: &SpoolFile, sealed: &Sealed) -> Result<bool> {
     if file.level == Level::SNAPSHOT
         && let Some(end) = TxidRange::single(file.txids.max())
         && store.has(Level::L0, end).await?
@@ -32,15 +32,15 @@ pub(crate) async fn ship_file(store: &LtxStore, file: &SpoolFile, sealed: &Seale
     let put = store.put(sealed, file.created).await?;
     point!(PutAfter);
     match put {
-        PutOutcome::Stored { size } if size == sealed.size() => Ok(()),
+        PutOutcome::Stored { size } if size == sealed.size() => Ok(true),
         PutOutcome::Stored { size } => Err(Error::new(
             ErrorKind::Unavailable,
             format!("the store kept {size} bytes of {} txids={}", sealed.size(), file.txids),
         )),
-        PutOutcome::Exists(_) if mutant!(ExistingTrusted) => Ok(()),
+        PutOutcome::Exists(_) if mutant!(ExistingTrusted) => Ok(false),
         PutOutcome::Exists(key) if store.holds(&key, sealed).await? => {
             tracing::debug!(%key, "object was there already, and is ours");
-            Ok(())
+            Ok(false)
         }
         PutOutcome::Exists(_) => {
             let (txids, replica) = (file.txids, store.location());

@@ -20,7 +20,7 @@ use replicate_format::{HEADER_LEN, Header, Level, Txid, TxidRange};
 use crate::blob::{BlobError, Body, ObjectKey, PutMode, PutOptions, SharedBlobStore};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
-use crate::seal::{Keys, MAGIC_START, Opener, Place, SealError};
+use crate::seal::{Chain, Keys, Link, MAGIC_START, Opener, Place, SealError};
 
 pub use self::layout::Layout;
 pub use self::open::OpenFile;
@@ -62,6 +62,8 @@ pub struct LtxStore {
     blob: SharedBlobStore,
     layout: Layout,
     keys: Arc<Keys>,
+    /// What was read of the chain, where files name each other.
+    chain: Arc<Chain>,
 }
 
 impl LtxStore {
@@ -70,7 +72,7 @@ impl LtxStore {
     #[must_use]
     pub fn new(blob: SharedBlobStore, keys: Arc<Keys>) -> Self {
         let layout = Layout::of_kind(blob.kind());
-        Self { blob, layout, keys }
+        Self { blob, layout, keys, chain: Arc::default() }
     }
 
     /// The keys of the replica.
@@ -115,7 +117,38 @@ impl LtxStore {
     /// Makes a file ready to be put: sealed, if the replica is. Keep the result for as long as the put may have to
     /// be repeated: made again, the same file has other bytes.
     pub fn seal(&self, level: Level, txids: TxidRange, plain: Body) -> Result<Sealed> {
-        Sealed::new(&self.keys, Place { level, txids }, plain)
+        self.seal_after(Link::NONE, level, txids, plain)
+    }
+
+    /// The same for a file that follows on the one with this link.
+    pub(crate) fn seal_after(&self, previous: Link, level: Level, txids: TxidRange, plain: Body) -> Result<Sealed> {
+        Sealed::new(&self.keys, Place { level, txids }, plain, previous)
+    }
+
+    /// The link of the file of level 0 that ends before this id; none if there is no such file, or files are not
+    /// authenticated. Needs no key.
+    pub(crate) async fn link_before(&self, txid: Txid) -> Result<Link> {
+        let Some(txids) = TxidRange::single(txid.prev()).filter(|_| self.keys.authenticates()) else {
+            return Ok(Link::NONE);
+        };
+        let key = self.layout.key(Level::L0, txids)?;
+        let there = match self.blob.head(&key).await {
+            Ok(there) => there,
+            Err(BlobError::NotFound { .. }) => return Ok(Link::NONE),
+            Err(error) => return Err(error.into()),
+        };
+        let (size, created, modified) = (there.size, there.created, there.modified);
+        let file = LtxInfo { level: Level::L0, txids, size, created, modified, key };
+        if !self.is_sealed(&file).await? {
+            return Ok(Link::NONE);
+        }
+        let mut head = self.exactly(&file, 0..open::HEAD.min(file.size)).await?;
+        match self.start_of(&file, &mut head).await {
+            Ok((header, _)) => Ok(header.link()),
+            // Whoever reads it will say so; what follows begins a chain.
+            Err(error) if error.kind() == ErrorKind::Corrupt => Ok(Link::NONE),
+            Err(error) => Err(error),
+        }
     }
 
     /// Stores a file under its name, which must be free. An object that is there already is left as it is.
@@ -155,7 +188,14 @@ impl LtxStore {
     ///     store.blob.put(&key, body, options).await.map(drop).map_err(Into::into)
     /// }
     /// ```
+    ///
+    /// # Errors
+    /// [`Internal`](ErrorKind::Internal) for one that another store has sealed, with other keys or none; and whatever the
+    /// store answers.
     pub async fn put(&self, file: &Sealed, created: Timestamp) -> Result<PutOutcome> {
+        if !Arc::ptr_eq(&file.keys, &self.keys) {
+            return Err(Error::internal("a file was sealed with the keys of another store"));
+        }
         let key = self.layout.key(file.place.level, file.place.txids)?;
         let mode = if mutant!(PutUnconditional) { PutMode::Overwrite } else { PutMode::Create };
         let options = PutOptions { mode, created };
@@ -207,7 +247,7 @@ impl LtxStore {
 
     /// Opens files as their bytes arrive.
     pub(crate) fn opening(&self) -> Opening {
-        Opening { keys: self.keys.clone() }
+        Opening { keys: self.keys.clone(), chain: self.chain.clone() }
     }
 
     /// Whether a file is sealed, from its first bytes.
@@ -315,6 +355,7 @@ where
 #[derive(Clone, Debug)]
 pub(crate) struct Opening {
     keys: Arc<Keys>,
+    chain: Arc<Chain>,
 }
 
 impl Opening {
@@ -322,6 +363,10 @@ impl Opening {
     pub(crate) fn of(&self, file: &LtxInfo) -> OpeningFile {
         let place = Place { level: file.level, txids: file.txids };
         OpeningFile { opening: self.clone(), place, form: OpeningForm::Unknown(BytesMut::new()) }
+    }
+
+    fn opener(&self, place: Place) -> Opener {
+        Opener::new(self.keys.clone(), Some(place)).among(self.chain.clone())
     }
 }
 
@@ -357,7 +402,7 @@ impl OpeningFile {
                 }
                 let start = std::mem::take(start).freeze();
                 self.form = match self.opening.keys.must_open(&start)? {
-                    true => OpeningForm::Sealed(Box::new(Opener::new(self.opening.keys.clone(), Some(self.place)))),
+                    true => OpeningForm::Sealed(Box::new(self.opening.opener(self.place))),
                     false => OpeningForm::Plain,
                 };
                 start

@@ -79,7 +79,7 @@ impl LtxStore {
         }
         let (header, nonce) = self.start_of(file, &mut head).await?;
         let place = Place { level: file.level, txids: file.txids };
-        let file_key = self.keys.open_header(&header, Some(place)).map_err(failed)?;
+        let file_key = self.keys.open_header(&header, Some(place), &self.chain).map_err(failed)?;
         let key = PayloadKey::new(&file_key, &nonce);
         let geometry = geometry_of(file, &header)?;
         let unsealed = Unsealed { key, geometry, cache: Mutex::default() };

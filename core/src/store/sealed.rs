@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use crate::blob::{Body, BodySource};
 use crate::error::{Error, ErrorKind, Result};
-use crate::seal::{Geometry, Keys, PayloadKey, Place};
+use crate::seal::{Geometry, Keys, Link, PayloadKey, Place};
 
 /// A body as it will lie in the store. Putting it again, also in other parts, puts the same bytes.
 #[derive(Clone, Debug)]
@@ -22,18 +22,29 @@ pub struct Sealed {
     /// As it was before.
     pub(super) plain: Body,
     pub(super) place: Place,
+    /// By which the next file names it.
+    pub(super) link: Link,
+    /// Whose keys it was sealed with.
+    pub(super) keys: Arc<Keys>,
 }
 
 impl Sealed {
-    pub(super) fn new(keys: &Keys, place: Place, plain: Body) -> Result<Self> {
-        let Some((start, key)) = keys.start_file(place)? else {
-            return Ok(Self { body: plain.clone(), plain, place });
+    pub(super) fn new(keys: &Arc<Keys>, place: Place, plain: Body, previous: Link) -> Result<Self> {
+        let keys = keys.clone();
+        let Some((start, key, link)) = keys.start_file(place, previous)? else {
+            return Ok(Self { body: plain.clone(), plain, place, link: Link::NONE, keys });
         };
         let header = (start.len() - crate::seal::NONCE) as u64;
         let geometry = Geometry::of_plain(header, plain.len());
         let chunks = usize::try_from(geometry.chunks).map_err(|_| Error::internal("a body beyond all memory"))?;
         let tags = Mutex::new(vec![0; chunks]);
-        Ok(Self { body: Arc::new(SealedBody { plain: plain.clone(), start, key, geometry, tags }), plain, place })
+        let body = Arc::new(SealedBody { plain: plain.clone(), start, key, geometry, tags });
+        Ok(Self { body, plain, place, link, keys })
+    }
+
+    /// By which the next file names it.
+    pub(crate) fn link(&self) -> Link {
+        self.link
     }
 
     /// Bytes in the store.

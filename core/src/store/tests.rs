@@ -14,7 +14,7 @@ use super::*;
 use crate::blob::{BlobResult, BlobStore, BodySource, Caps, MemoryStore, ObjectMeta};
 use crate::clock::SystemClock;
 use crate::seal::testing::{bad, class, good, keys, keys_of, kit};
-use crate::seal::{CHUNK, Identities, IdentityKind, KeysBuilder, Recipients, generate_identity};
+use crate::seal::{CHUNK, Identities, IdentityKind, KeysBuilder, Link, Recipients, generate_identity};
 
 /// A memory store that counts requests for bytes, and may send more than it is asked for, or end early.
 #[derive(Debug)]
@@ -161,7 +161,8 @@ fn opening_costs_two_requests_and_a_page_one() {
     let plain = pattern(3_000_000);
     for (kind, requests) in [(IdentityKind::X25519, 2), (IdentityKind::PostQuantum, 2)] {
         let keys = sealing_keys(kind, true);
-        let sealed = Sealed::new(&keys, Place { level: Level::L0, txids: txids() }, Arc::new(plain.clone()));
+        let sealed =
+            Sealed::new(&keys, Place { level: Level::L0, txids: txids() }, Arc::new(plain.clone()), Link::NONE);
         let bytes = block_on(async {
             let body = sealed.expect("sealed").body;
             body.read(0..body.len()).await.expect("read")
@@ -202,7 +203,8 @@ impl BodySource for Changing {
 fn a_body_that_changes_while_it_is_sealed_is_never_sealed_twice_under_one_key() {
     let keys = sealing_keys(IdentityKind::X25519, true);
     let body = Arc::new(Changing(Mutex::new(pattern(100_000))));
-    let sealed = Sealed::new(&keys, Place { level: Level::L0, txids: txids() }, body.clone()).expect("sealed");
+    let sealed =
+        Sealed::new(&keys, Place { level: Level::L0, txids: txids() }, body.clone(), Link::NONE).expect("sealed");
     block_on(async {
         let whole = sealed.body.read(0..sealed.size()).await.expect("read");
         let mut changed = body.0.lock().expect("not poisoned").to_vec();
@@ -259,7 +261,7 @@ fn a_store_that_sends_more_than_it_was_asked_for_is_refused() {
     // The end of a file was taken to begin where it would with so many bytes, before the file.
     for len in [300, 200_000] {
         let keys = sealing_keys(IdentityKind::X25519, true);
-        let sealed = Sealed::new(&keys, Place { level: Level::L0, txids: txids() }, Arc::new(pattern(len)));
+        let sealed = Sealed::new(&keys, Place { level: Level::L0, txids: txids() }, Arc::new(pattern(len)), Link::NONE);
         let body = sealed.expect("sealed").body;
         let whole = block_on(body.read(0..body.len())).expect("read");
         let (store, blob, info) = holding(keys, &whole);
@@ -311,7 +313,7 @@ fn changed_files_are_refused_by_ranges_too() {
     let plain = pattern(200_000);
     let place = Place { level: Level::L0, txids: txids() };
     let whole = |len: usize| {
-        let body = Sealed::new(&keys, place, Arc::new(plain.slice(..len))).expect("sealed").body;
+        let body = Sealed::new(&keys, place, Arc::new(plain.slice(..len)), Link::NONE).expect("sealed").body;
         block_on(body.read(0..body.len())).expect("read")
     };
     let samples = [whole(300), whole(4096), whole(200_000)];
@@ -355,7 +357,7 @@ fn a_file_gets_a_new_header_in_parts_of_any_size_and_a_damaged_one_keeps_its_own
     let (old, new) = two_coats();
     let plain = pattern(500_000);
     let place = Place { level: Level::L0, txids: txids() };
-    let sealed = Sealed::new(&old, place, Arc::new(plain.clone())).expect("sealed").body;
+    let sealed = Sealed::new(&old, place, Arc::new(plain.clone()), Link::NONE).expect("sealed").body;
     let bytes = block_on(sealed.read(0..sealed.len())).expect("read");
     let (store, blob, info) = holding(old, &bytes);
     let rewrapping = LtxStore::new(blob.clone(), new);
@@ -447,8 +449,8 @@ fn two_who_rewrap_one_file_leave_one_that_opens() {
     let (old, new) = two_coats();
     let plain = pattern(300_000);
     let place = Place { level: Level::L0, txids: txids() };
-    let seal = |keys: &Keys| {
-        let body = Sealed::new(keys, place, Arc::new(plain.clone())).expect("sealed").body;
+    let seal = |keys: &Arc<Keys>| {
+        let body = Sealed::new(keys, place, Arc::new(plain.clone()), Link::NONE).expect("sealed").body;
         block_on(body.read(0..body.len())).expect("read")
     };
     let (bytes, theirs) = (seal(&old), seal(&new));
@@ -478,7 +480,7 @@ proptest! {
         reads in prop::collection::vec((0.0_f64..1.0, 1_u64..200_000), 1..8),
     ) {
         let (plain, keys) = (pattern(len), sealing_keys(IdentityKind::X25519, true));
-        let sealed = Sealed::new(&keys, Place { level: Level::L0, txids: txids() }, Arc::new(plain.clone()));
+        let sealed = Sealed::new(&keys, Place { level: Level::L0, txids: txids() }, Arc::new(plain.clone()), Link::NONE);
         let body = sealed.expect("sealed").body;
         let size = body.len();
         let whole = block_on(body.read(0..size)).expect("read");
@@ -503,4 +505,17 @@ proptest! {
         });
         prop_assert_eq!(CHUNK, 65_536);
     }
+}
+
+#[test]
+fn what_another_store_has_sealed_or_left_plain_is_not_put() {
+    let blob: crate::blob::SharedBlobStore = Arc::new(Counting::new());
+    let store = LtxStore::new(blob.clone(), sealing_keys(IdentityKind::X25519, false));
+    for other in [Arc::new(Keys::none()), sealing_keys(IdentityKind::X25519, false)] {
+        let other = LtxStore::new(blob.clone(), other);
+        let file = other.seal(Level::L0, txids(), Arc::new(pattern(100))).expect("sealed");
+        let error = block_on(store.put(&file, Timestamp(0))).expect_err("refused");
+        assert_eq!(error.kind(), ErrorKind::Internal);
+    }
+    assert!(block_on(store.list(Level::L0, Txid::ZERO)).expect("listed").is_empty());
 }

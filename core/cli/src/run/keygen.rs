@@ -9,6 +9,7 @@ use replicate::clock::{Clock, SystemClock};
 use replicate::seal::{GeneratedIdentity, generate_identity, recipient_of};
 use replicate::{Error, ErrorKind, Result};
 use serde_json::json;
+use zeroize::Zeroizing;
 
 use crate::args::Keygen;
 use crate::{output, time};
@@ -16,7 +17,8 @@ use crate::{output, time};
 /// Makes a key pair, or tells the public halves of a file.
 pub(super) fn run(request: &Keygen) -> Result<()> {
     if let Some(path) = &request.public_of {
-        let text = std::fs::read_to_string(path).map_err(|e| Error::disk("read private keys", path, e))?;
+        let text = std::fs::read_to_string(path).map(Zeroizing::new);
+        let text = text.map_err(|e| Error::disk("read private keys", path, e))?;
         let public = recipient_of(&text)?;
         match request.json {
             true => output::json(&json!({ "recipients": public })),
