@@ -4,7 +4,7 @@
 mod common;
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::Mutex;
+use std::sync::RwLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bech32::{FromBase32, u5};
@@ -22,7 +22,7 @@ static FOUND: AtomicUsize = AtomicUsize::new(0);
 static WHICH: AtomicUsize = AtomicUsize::new(0);
 static SIZE: AtomicUsize = AtomicUsize::new(0);
 /// Stretches of secrets.
-static SECRETS: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
+static SECRETS: RwLock<Vec<Vec<u8>>> = RwLock::new(Vec::new());
 
 // SAFETY: everything is handed on to the system's allocator as it came.
 unsafe impl GlobalAlloc for Watching {
@@ -47,8 +47,8 @@ unsafe impl GlobalAlloc for Watching {
 static ALLOCATOR: Watching = Watching;
 
 fn look(block: &[u8]) {
-    // Whoever holds the list gives back nothing of interest, and must not wait for itself.
-    let Ok(secrets) = SECRETS.try_lock() else { return };
+    // Only who sets up the list holds it for writing: nothing is watched then, but by itself, and it must not wait for that.
+    let Ok(secrets) = SECRETS.try_read() else { return };
     let holds = |secret: &[u8]| block.windows(secret.len()).any(|window| window == secret);
     if let Some(which) = secrets.iter().position(|secret| holds(secret)) {
         WHICH.store(which, Ordering::Relaxed);
@@ -59,7 +59,7 @@ fn look(block: &[u8]) {
 
 /// Does it and tells how many blocks with some of these secrets were given back meanwhile.
 fn freed_with(secrets: Vec<Vec<u8>>, work: impl FnOnce()) -> usize {
-    *SECRETS.lock().unwrap() = secrets;
+    *SECRETS.write().unwrap() = secrets;
     FOUND.store(0, Ordering::Relaxed);
     WATCHED.store(true, Ordering::Relaxed);
     work();

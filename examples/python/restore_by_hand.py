@@ -4,8 +4,8 @@
     restore_by_hand.py FOLDER IDENTITY_FILE OUTPUT
 
 FOLDER is the replica, copied from its store with any tool; IDENTITY_FILE holds the private key, in the form of
-`age-keygen` and `replicate keygen`. Plain replicas are understood as well. This is for the day when no release of
-`replicate` is at hand: it is slow, and trusts age for integrity instead of the checksums of the files.
+`age-keygen` and `replicate keygen`; `-` for a plain replica. This is for the day when no release of `replicate` is at
+hand: it is slow, trusts age for integrity instead of the checksums of the files, and does not ask who has made them.
 """
 
 import re
@@ -18,11 +18,15 @@ NAME = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})\.ltx")
 
 
 def opened(path: Path, identity: str) -> bytes:
-    """The LTX file in an object."""
+    """The LTX file in an object, if it is the one that its name says."""
     data = path.read_bytes()
-    if not data.startswith(b"age-encryption.org/"):
-        return data
-    return subprocess.run(["age", "-d", "-i", identity, str(path)], check=True, stdout=subprocess.PIPE).stdout
+    if data.startswith(b"age-encryption.org/") == (identity == "-"):
+        raise SystemExit(f"{path} is {'sealed' if identity == '-' else 'not sealed'}")
+    if identity != "-":
+        data = subprocess.run(["age", "-d", "-i", identity, str(path)], check=True, stdout=subprocess.PIPE).stdout
+    if f"{data[16:24].hex()}-{data[24:32].hex()}.ltx" != path.name:
+        raise SystemExit(f"{path} is another file than its name says")
+    return data
 
 
 def lz4_block(data: bytes) -> bytes:
@@ -104,14 +108,18 @@ def main(folder: str, identity: str, output: str) -> None:
     for path in chosen(Path(folder)):
         size, commit, found = pages(opened(path, identity))
         database.update(found)
-    with open(output + ".part", "wb") as file:
-        for number in range(1, commit + 1):
-            file.write(database.get(number, bytes(size)))
-    check = sqlite3.connect(output + ".part")
-    if (answer := check.execute("PRAGMA integrity_check").fetchone()[0]) != "ok":
-        raise SystemExit(f"the restored database is damaged: {answer}")
-    check.close()
-    Path(output + ".part").rename(output)
+    part = Path(output + ".part")
+    try:
+        with open(part, "wb") as file:
+            for number in range(1, commit + 1):
+                file.write(database.get(number, bytes(size)))
+        check = sqlite3.connect(part)
+        if (answer := check.execute("PRAGMA integrity_check").fetchone()[0]) != "ok":
+            raise SystemExit(f"the restored database is damaged: {answer}")
+        check.close()
+        part.rename(output)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

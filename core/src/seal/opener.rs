@@ -161,7 +161,11 @@ mod tests {
     }
 
     fn sample(len: usize, auth: bool) -> Sample {
-        let made = generate_identity(IdentityKind::X25519).expect("made");
+        sample_for(IdentityKind::X25519, len, auth)
+    }
+
+    fn sample_for(kind: IdentityKind, len: usize, auth: bool) -> Sample {
+        let made = generate_identity(kind).expect("made");
         let recipients = Some(Recipients::parse(&made.recipient).expect("a recipient"));
         let identities = Some(Identities::parse(&made.identity).expect("an identity"));
         let auth_key = auth.then(|| Box::new(zeroize::Zeroizing::new([9; 32])));
@@ -253,10 +257,11 @@ mod tests {
     #[test]
     fn a_million_changed_files_are_refused_one_by_one() {
         const CHANGES: usize = 1_000_000;
-        let samples: Vec<_> = [(0, false), (224, false), (300, true), (1000, true), (4096, false), (6000, true)]
+        let mut samples: Vec<_> = [(0, false), (224, false), (300, true), (1000, true), (4096, false), (6000, true)]
             .into_iter()
             .map(|(len, auth)| sample(len, auth))
             .collect();
+        samples.push(sample_for(IdentityKind::PostQuantum, 16_000, true));
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(8);
         std::thread::scope(|scope| {
             for thread in 0..threads {

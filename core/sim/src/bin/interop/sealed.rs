@@ -13,14 +13,21 @@ pub(super) struct Kind {
     pub(super) name: &'static str,
     /// Arguments of `age-keygen`; `None`: the key is made by us.
     age_keygen: Option<&'static [&'static str]>,
+    /// Files prove who has made them, and are for a second key as well.
+    signed: bool,
 }
 
+/// The shared secret of files that prove it.
+const SECRET: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+
 /// Every kind that `age` knows, made by either side.
-pub(super) const KINDS: [Kind; 4] = [
-    Kind { name: "x25519", age_keygen: None },
-    Kind { name: "pq", age_keygen: None },
-    Kind { name: "x25519", age_keygen: Some(&[]) },
-    Kind { name: "pq", age_keygen: Some(&["-pq"]) },
+pub(super) const KINDS: [Kind; 6] = [
+    Kind { name: "x25519", age_keygen: None, signed: false },
+    Kind { name: "pq", age_keygen: None, signed: false },
+    Kind { name: "x25519", age_keygen: Some(&[]), signed: false },
+    Kind { name: "pq", age_keygen: Some(&["-pq"]), signed: false },
+    Kind { name: "x25519", age_keygen: None, signed: true },
+    Kind { name: "pq", age_keygen: Some(&["-pq"]), signed: true },
 ];
 
 /// One database, one key.
@@ -42,7 +49,14 @@ impl Trial<'_> {
         let mut app = App::create(&database, 4096)?;
         app.live(|| Ok(()))?;
         let sealed = Place::file(self.scratch.join("sealed"));
-        let writer = Side::ours(self.ours).with("REPLICATE_AGE_RECIPIENT", &public);
+        let second = self.scratch.join("second");
+        let mut writer = Side::ours(self.ours).with("REPLICATE_AGE_RECIPIENT", &public);
+        if kind.signed {
+            let file = self.scratch.join("recipients");
+            std::fs::write(&file, format!("# a spare key\n{}\n", self.keygen(kind, &second)?)).map_err(|e| e.to_string())?;
+            writer = writer.with("REPLICATE_AGE_RECIPIENTS_FILE", &file.to_string_lossy());
+            writer = writer.with("REPLICATE_AUTH_KEY", SECRET);
+        }
         let mut running = writer.replicate(&database, &sealed, Pace::Lowest, &self.scratch.join("run"))?;
         wait_until("the first image arrives", Duration::from_secs(40), || {
             running.still_runs()?;
@@ -67,16 +81,43 @@ impl Trial<'_> {
             }
             let identity = ["-d".as_ref(), "-i".as_ref(), key.as_os_str()];
             call(Command::new(self.age).args(identity).arg("-o").arg(within(&plain)?).arg(object))?;
+            if kind.signed {
+                let opened = self.scratch.join("opened");
+                call(Command::new(self.age).args(["-d", "-i"]).arg(&second).arg("-o").arg(&opened).arg(object))?;
+                if std::fs::read(&opened).ok() != std::fs::read(&plain).ok() {
+                    return Err(format!("{} opens differently with the second key", object.display()));
+                }
+            }
             call(Command::new(self.age).args(["-e", "-r", &public, "-o"]).arg(within(&again)?).arg(&plain))?;
         }
         for (place, side) in self.litestreams.iter().map(|side| (&stripped, *side)) {
             self.check(side, place, &database)?;
         }
         let reader = Side::ours(self.ours).with("REPLICATE_AGE_IDENTITY_FILE", &key.to_string_lossy());
-        self.check(&reader, &sealed, &database)?;
+        let demanding = reader.clone().with("REPLICATE_AUTH_KEY", SECRET);
+        self.check(if kind.signed { &demanding } else { &reader }, &sealed, &database)?;
         self.check(&reader, &resealed, &database)?;
+        if self.check(&demanding, &resealed, &database).is_ok() {
+            return Err("files of somebody else were taken for ours".to_owned());
+        }
         self.by_hand(sealed.folder(), &key, &database)?;
-        Ok(format!("{} objects, key by {}", objects.len(), if kind.age_keygen.is_some() { "age" } else { "us" }))
+        self.not_by_hand(&objects, &key, stripped.folder(), sealed.folder())?;
+        let by = if kind.age_keygen.is_some() { "age" } else { "us" };
+        Ok(format!("{} objects, key by {by}{}", objects.len(), if kind.signed { ", signed, two keys" } else { "" }))
+    }
+
+    /// The script refuses a file in the place of another one, and a plain one; and leaves nothing behind.
+    fn not_by_hand(&self, objects: &[PathBuf], key: &Path, stripped: &Path, sealed: &Path) -> Outcome {
+        let [.., before, last] = objects else { return Err("too few objects".to_owned()) };
+        let name = last.strip_prefix(sealed).map_err(|e| e.to_string())?;
+        let (output, good) = (self.scratch.join("not-by-hand.db"), std::fs::read(last).map_err(|e| e.to_string())?);
+        for other in [before.clone(), stripped.join(name)] {
+            std::fs::copy(&other, last).map_err(|e| e.to_string())?;
+            if self.script(sealed, key, &output).is_ok() || output.exists() || output.with_extension("db.part").exists() {
+                return Err(format!("by hand, {} was taken for another file", other.display()));
+            }
+        }
+        std::fs::write(last, good).map_err(|e| e.to_string())
     }
 
     /// Makes a key pair; the public half.
@@ -102,12 +143,16 @@ impl Trial<'_> {
 
     /// The script, with `age` alone on its path.
     fn by_hand(&self, folder: &Path, key: &Path, database: &Path) -> Outcome {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/python/restore_by_hand.py");
         let output = self.scratch.join("by-hand.db");
+        self.script(folder, key, &output)?;
+        compare(database, &output, true).map_err(|e| format!("restored by hand: {e}"))
+    }
+
+    fn script(&self, folder: &Path, key: &Path, output: &Path) -> Outcome {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/python/restore_by_hand.py");
         let path = std::env::join_paths([self.age.parent().unwrap_or(Path::new("/")), "/usr/bin".as_ref()]);
         let path = path.map_err(|e| e.to_string())?;
-        call(Command::new("python3").arg(script).arg(folder).arg(key).arg(&output).env("PATH", path))?;
-        compare(database, &output, true).map_err(|e| format!("restored by hand: {e}"))
+        call(Command::new("python3").arg(script).arg(folder).arg(key).arg(output).env("PATH", path)).map(drop)
     }
 }
 
