@@ -27,7 +27,7 @@ use crate::store::LtxStore;
 
 pub use crate::mutant::{Mutant, switch, switch_everywhere};
 pub use crate::points::{Point, crash_at};
-pub use crate::sqlite::{Attach, Door, Identity, WalView};
+pub use crate::sqlite::{Attach, Braking, Door, Identity, WalView};
 
 /// What an engine is made of.
 #[derive(Clone, Debug)]

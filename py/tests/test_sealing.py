@@ -66,6 +66,7 @@ def refusals() -> list[Any]:
         "rule 1: an SSH key": {"age_recipient": "ssh-ed25519 hushhush me@here"},
         "rule 2: invalid": {"age_identity": pq.identity[:-3] + "QQQ"},
         "rule 2: a public key": {"age_identity": pq.recipient},
+        "nothing to seal to": {"age_identity": pq.identity},
         "rule 3: nobody here can read it": {"age_recipient": other.recipient, "age_identity": pq.identity},
         "authentication key": {"age_recipient": pq.recipient, "auth_key": "hushhush"},
         "authentication of nothing": {"auth_key": "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="},

@@ -32,7 +32,7 @@ use crate::event::{Event, RebaseReason};
 use crate::spool::ledger::Ledger;
 use crate::spool::state::{MarkRecord, Record, ShippedRecord, StateFile};
 use crate::spool::{LocalChain, Spool, SpoolFile, replica_id};
-use crate::sqlite::{Attach, Door, Identity, WalView};
+use crate::sqlite::{Attach, Braking, Door, Identity, WalView};
 
 use self::frames::{Frames, FramesError, Scratch, chain_from_header, chain_from_mark, frame_offset};
 use self::pages::{Entry, Overflow, PageMap};
@@ -471,7 +471,7 @@ impl Capture {
         } else if result.is_err()
             && let Some(door) = &mut self.door
         {
-            let released = door.brake(false).and(door.unseal());
+            let released = door.brake(Braking::Off).and(door.unseal());
             let blocked = result.as_ref().is_err_and(|e| e.kind() == ErrorKind::Busy);
             if released.is_err() || door.pins() != 1 || blocked {
                 self.detach();

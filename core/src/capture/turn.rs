@@ -16,7 +16,7 @@ use super::delta::has_gap;
 use super::{Capture, CapturePlan, Frames, FramesError, WalMark, chain_from_mark, plan};
 use crate::error::Result;
 use crate::event::Event;
-use crate::sqlite::{Checkpoint, Door, WalView};
+use crate::sqlite::{Braking, Checkpoint, Door, WalView};
 
 /// The WAL may grow to this many times the length at which copying back starts before writers are held, and to
 /// this many megabytes.
@@ -34,7 +34,9 @@ const HOLD: (Duration, Duration) = (Duration::from_millis(10), Duration::from_mi
 /// How often it is tried to come close to a writer that does not pause.
 const CATCH_UPS: u32 = 32;
 /// A writer is slowed down from this try on, and if its WAL has so many megabytes.
-const BRAKE_AT: (u32, u64) = (6, 24);
+const BRAKE_AT: (u32, u64) = (6, 16);
+/// And more from so many megabytes on.
+const BRAKE_HARD_AT: u64 = 64;
 /// How long the write lock is tried for.
 const PATIENCE: Duration = Duration::from_millis(50);
 /// How often copying back is tried while the application itself is at it: while writers are held, and otherwise.
@@ -116,7 +118,7 @@ impl Capture {
     fn sealed_turn(&mut self, door: &mut dyn Door) -> Result<Vec<Event>> {
         let mut events = Vec::new();
         let close = self.approach(door, &mut events);
-        door.brake(false)?;
+        door.brake(Braking::Off)?;
         if close? && (mutant!(SealSkipped) || door.seal(PATIENCE)?) {
             self.turn_sealed(door, &mut events)?;
         }
@@ -130,8 +132,11 @@ impl Capture {
             return Ok(false);
         }
         for round in 0..CATCH_UPS {
-            if round >= BRAKE_AT.0 || self.left(door)?.length >= BRAKE_AT.1 * megabyte {
-                door.brake(true)?;
+            let length = self.left(door)?.length;
+            if length >= BRAKE_HARD_AT * megabyte {
+                door.brake(Braking::Hard)?;
+            } else if round >= BRAKE_AT.0 || length >= BRAKE_AT.1 * megabyte {
+                door.brake(Braking::On)?;
             }
             events.extend(self.follow(door)?.0);
             let left = self.left(door)?;

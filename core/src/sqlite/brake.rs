@@ -8,7 +8,7 @@
 //! It ends by itself if it is not asked for again: an engine that hangs must not slow its host down.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -20,12 +20,25 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// How long the lock is held at a time.
 const HELD: Duration = Duration::from_millis(16);
-/// How long it is free after that.
+/// How long it is free after that, and how long where that is not enough: a writer alone still comes into every gap,
+/// of several some wait for the next one.
 const FREE: Duration = Duration::from_millis(12);
+const HARDLY_FREE: Duration = Duration::from_millis(6);
 /// Slices that follow when it was asked for: about half a second.
 const SLICES: u32 = 18;
 /// How long the lock is tried for.
 const PATIENCE: Duration = Duration::from_millis(5);
+
+/// How much writers are slowed down.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Braking {
+    /// Not at all.
+    Off,
+    /// To about a third of the time.
+    On,
+    /// To about a sixth.
+    Hard,
+}
 
 /// A brake that is on; the connection is only used to hold the lock.
 #[derive(Debug)]
@@ -33,6 +46,7 @@ pub(super) struct Brake {
     /// Dropped to end it.
     end: Sender<()>,
     left: Arc<AtomicU32>,
+    hard: Arc<AtomicBool>,
     thread: JoinHandle<(Connection, Result<()>)>,
 }
 
@@ -40,20 +54,21 @@ impl Brake {
     /// Puts it on.
     pub(super) fn start(writer: Connection) -> Result<Self> {
         let (end, ended) = channel();
-        let left = Arc::new(AtomicU32::new(SLICES));
-        let slices = left.clone();
+        let (left, hard) = (Arc::new(AtomicU32::new(SLICES)), Arc::new(AtomicBool::new(false)));
+        let (slices, harder) = (left.clone(), hard.clone());
         let thread = std::thread::Builder::new().name("replicate-brake".into()).spawn(move || {
             block_signals();
-            let done = slice(&writer, &ended, &slices);
+            let done = slice(&writer, &ended, &slices, &harder);
             let released = connection::rollback(&writer);
             (writer, done.and(released))
         });
         let thread = thread.map_err(|e| Error::new(ErrorKind::Busy, format!("start a thread: {e}")))?;
-        Ok(Self { end, left, thread })
+        Ok(Self { end, left, hard, thread })
     }
 
     /// Asks for more slices; `false` if it has ended.
-    pub(super) fn renew(&self) -> bool {
+    pub(super) fn renew(&self, how: Braking) -> bool {
+        self.hard.store(how == Braking::Hard, Ordering::Relaxed);
         self.left.store(SLICES, Ordering::Relaxed);
         !self.thread.is_finished()
     }
@@ -72,7 +87,7 @@ impl Brake {
     }
 }
 
-fn slice(writer: &Connection, ended: &Receiver<()>, left: &AtomicU32) -> Result<()> {
+fn slice(writer: &Connection, ended: &Receiver<()>, left: &AtomicU32, hard: &AtomicBool) -> Result<()> {
     let ends = |time| ended.recv_timeout(time) != Err(RecvTimeoutError::Timeout);
     while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
         if connection::begin_write_within(writer, PATIENCE)? {
@@ -82,7 +97,7 @@ fn slice(writer: &Connection, ended: &Receiver<()>, left: &AtomicU32) -> Result<
                 return Ok(());
             }
         }
-        if ends(FREE) {
+        if ends(if hard.load(Ordering::Relaxed) { HARDLY_FREE } else { FREE }) {
             return Ok(());
         }
     }
@@ -122,7 +137,7 @@ mod tests {
         fn wait_until(&self, free: bool, brake: &mut Brake) {
             let begun = Instant::now();
             while self.is_free() != free {
-                if !brake.renew() {
+                if !brake.renew(Braking::On) {
                     std::mem::replace(brake, self.brake()).end().1.unwrap();
                 }
                 assert!(begun.elapsed() < Duration::from_secs(20), "free: {}", !free);
@@ -154,7 +169,7 @@ mod tests {
             assert!(begun.elapsed() < Duration::from_secs(20));
             std::thread::yield_now();
         }
-        assert!(scene.is_free() && !brake.renew());
+        assert!(scene.is_free() && !brake.renew(Braking::On));
         brake.end().1.unwrap();
     }
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 use replicate_format::{DbHeader, PageSize, Salts, WAL_INDEX_HEADER_LEN, WalIndexHeader};
 use rusqlite::Connection;
 
-use super::brake::Brake;
+use super::brake::{Brake, Braking};
 use super::connection::{self, Checkpoint};
 use super::{FileId, PinnedFile, probe};
 use crate::disk::with_suffix;
@@ -85,7 +85,7 @@ pub trait Door: fmt::Debug + Send {
     fn unseal(&mut self) -> Result<()>;
     /// Slows writers down from now on by holding the write lock in slices, or lets them go. It must be asked for again
     /// now and then, and ends when the lock is taken for good.
-    fn brake(&mut self, _on: bool) -> Result<()> {
+    fn brake(&mut self, _how: Braking) -> Result<()> {
         Ok(())
     }
     /// Waits for a moment, about as long as a commit takes, for others to do what they are about to.
@@ -347,7 +347,7 @@ impl Door for SqliteDoor {
     }
 
     fn seal(&mut self, patience: Duration) -> Result<bool> {
-        self.brake(false)?;
+        self.brake(Braking::Off)?;
         let writer = self.take_writer()?;
         let taken = connection::begin_write_within(&writer, patience);
         self.writer = Some(writer);
@@ -358,8 +358,9 @@ impl Door for SqliteDoor {
         self.writer.as_ref().map_or(Ok(()), connection::rollback)
     }
 
-    fn brake(&mut self, on: bool) -> Result<()> {
-        if on && self.brake.as_ref().is_some_and(Brake::renew) {
+    fn brake(&mut self, how: Braking) -> Result<()> {
+        let on = how != Braking::Off;
+        if on && self.brake.as_ref().is_some_and(|brake| brake.renew(how)) {
             return Ok(());
         }
         if let Some(brake) = self.brake.take() {
@@ -382,7 +383,7 @@ impl Door for SqliteDoor {
 impl Drop for SqliteDoor {
     fn drop(&mut self) {
         // Closing a connection ends its transaction too; an error here leaves nothing held.
-        let _ = self.brake(false);
+        let _ = self.brake(Braking::Off);
         let _ = self.unseal();
         for &reader in &self.pinned {
             let _ = connection::end_read(&self.readers[reader]);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use replicate_format::PageSize;
 
-use super::{Attach, Checkpoint, Door, Identity, WalView};
+use super::{Attach, Braking, Checkpoint, Door, Identity, WalView};
 use crate::error::{Error, ErrorKind, Result};
 
 type Twist = Box<dyn FnMut(&mut WalView) + Send>;
@@ -173,12 +173,12 @@ impl Door for FaultyDoor {
         self.script.meet("unseal")?;
         self.inner.unseal()
     }
-    fn brake(&mut self, on: bool) -> Result<()> {
+    fn brake(&mut self, how: Braking) -> Result<()> {
         self.script.meet("brake")?;
-        if on {
+        if how != Braking::Off {
             self.script.count("braked");
         }
-        self.inner.brake(on)
+        self.inner.brake(how)
     }
     fn rest(&self) {
         self.inner.rest();

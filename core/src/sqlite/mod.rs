@@ -47,6 +47,10 @@ mod sys;
 #[cfg(not(target_os = "linux"))]
 mod elsewhere;
 
+#[cfg(feature = "testing")]
+pub use brake::Braking;
+#[cfg(not(feature = "testing"))]
+pub(crate) use brake::Braking;
 pub use check::{Check, check_database};
 pub(crate) use connection::refuse_companions;
 pub use connection::{

@@ -53,7 +53,8 @@ impl Trial<'_> {
         let mut writer = Side::ours(self.ours).with("REPLICATE_AGE_RECIPIENT", &public);
         if kind.signed {
             let file = self.scratch.join("recipients");
-            std::fs::write(&file, format!("# a spare key\n{}\n", self.keygen(kind, &second)?)).map_err(|e| e.to_string())?;
+            std::fs::write(&file, format!("# a spare key\n{}\n", self.keygen(kind, &second)?))
+                .map_err(|e| e.to_string())?;
             writer = writer.with("REPLICATE_AGE_RECIPIENTS_FILE", &file.to_string_lossy());
             writer = writer.with("REPLICATE_AUTH_KEY", SECRET);
         }
@@ -113,7 +114,8 @@ impl Trial<'_> {
         let (output, good) = (self.scratch.join("not-by-hand.db"), std::fs::read(last).map_err(|e| e.to_string())?);
         for other in [before.clone(), stripped.join(name)] {
             std::fs::copy(&other, last).map_err(|e| e.to_string())?;
-            if self.script(sealed, key, &output).is_ok() || output.exists() || output.with_extension("db.part").exists() {
+            if self.script(sealed, key, &output).is_ok() || output.exists() || output.with_extension("db.part").exists()
+            {
                 return Err(format!("by hand, {} was taken for another file", other.display()));
             }
         }
