@@ -1,5 +1,5 @@
-//! Sealing fails closed: one test for each rule of "When it stops" in `core/docs/SEALING.md`. After an error about a key nothing is
-//! stored, and no secret is ever told.
+//! Sealing fails closed: every rule of "When it stops" in `core/docs/SEALING.md`, and that new keys begin with an
+//! image. After an error about a key nothing is stored, and no secret is ever told. The numbers are the tests' own.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, missing_docs, reason = "tests")]
 
 mod common;

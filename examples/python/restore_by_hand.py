@@ -12,6 +12,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 NAME = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})\.ltx")
@@ -113,10 +114,9 @@ def main(folder: str, identity: str, output: str) -> None:
         with open(part, "wb") as file:
             for number in range(1, commit + 1):
                 file.write(database.get(number, bytes(size)))
-        check = sqlite3.connect(part)
-        if (answer := check.execute("PRAGMA integrity_check").fetchone()[0]) != "ok":
-            raise SystemExit(f"the restored database is damaged: {answer}")
-        check.close()
+        with closing(sqlite3.connect(part)) as check:
+            if (answer := check.execute("PRAGMA integrity_check").fetchone()[0]) != "ok":
+                raise SystemExit(f"the restored database is damaged: {answer}")
         part.rename(output)
     finally:
         part.unlink(missing_ok=True)

@@ -102,7 +102,12 @@ fn plain(name: &str) -> Vec<u8> {
 
 /// Every file that must open. That its bytes are those of the original is checked.
 pub(crate) fn good() -> Vec<Good> {
-    vectors()["positive"].as_array().expect("a list").iter().map(one_good).collect()
+    let good: Vec<_> = vectors()["positive"].as_array().expect("a list").iter().map(one_good).collect();
+    // Whoever goes through them all must not go through none.
+    let lists: usize = good.iter().map(|file| file.identities.len()).sum();
+    assert_eq!((good.len(), lists), (31, 38));
+    assert!(good.iter().all(|file| !file.identities.is_empty()));
+    good
 }
 
 fn one_good(entry: &Value) -> Good {
@@ -147,7 +152,9 @@ pub(crate) fn bad() -> Vec<Bad> {
         let (identities, class) = (texts(&entry["identities"]), text(&entry["error"]));
         Bad { name, bytes, identities, class, released: number(&entry["released_plain_bytes"]) }
     };
-    vectors()["negative"].as_array().expect("a list").iter().map(one).collect()
+    let bad: Vec<_> = vectors()["negative"].as_array().expect("a list").iter().map(one).collect();
+    assert_eq!(bad.len(), 43);
+    bad
 }
 
 /// A case of the public test kit.

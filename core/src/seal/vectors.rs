@@ -26,7 +26,6 @@ const PIECES: [usize; 6] = [17, 1000, 65_536, 65_552, 131_104, usize::MAX];
 
 #[test]
 fn every_good_file_opens_however_it_arrives() {
-    assert_eq!(good().len(), 31);
     for file in good() {
         for lists in &file.identities {
             let keys = keys_of(lists);
@@ -41,7 +40,6 @@ fn every_good_file_opens_however_it_arrives() {
 
 #[test]
 fn every_bad_file_is_refused_for_its_reason_after_what_was_good() {
-    assert_eq!(bad().len(), 43);
     for file in bad() {
         let keys = keys_of(&file.identities);
         for piece in PIECES {

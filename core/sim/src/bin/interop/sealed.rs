@@ -98,8 +98,10 @@ impl Trial<'_> {
         let demanding = reader.clone().with("REPLICATE_AUTH_KEY", SECRET);
         self.check(if kind.signed { &demanding } else { &reader }, &sealed, &database)?;
         self.check(&reader, &resealed, &database)?;
-        if self.check(&demanding, &resealed, &database).is_ok() {
-            return Err("files of somebody else were taken for ours".to_owned());
+        // To a new file: one that exists would be refused for that alone.
+        let foreign = demanding.restore(&resealed, &self.scratch.join("foreign.db"), &self.scratch.join("restore"));
+        if !foreign.as_ref().is_err_and(|e| e.contains("not authenticated")) {
+            return Err(format!("files of somebody else are not refused as such: {foreign:?}"));
         }
         self.by_hand(sealed.folder(), &key, &database)?;
         self.not_by_hand(&objects, &key, stripped.folder(), sealed.folder())?;
@@ -112,11 +114,14 @@ impl Trial<'_> {
         let [.., before, last] = objects else { return Err("too few objects".to_owned()) };
         let name = last.strip_prefix(sealed).map_err(|e| e.to_string())?;
         let (output, good) = (self.scratch.join("not-by-hand.db"), std::fs::read(last).map_err(|e| e.to_string())?);
-        for other in [before.clone(), stripped.join(name)] {
+        for (other, why) in [(before.clone(), "another file than its name says"), (stripped.join(name), "not sealed")] {
             std::fs::copy(&other, last).map_err(|e| e.to_string())?;
-            if self.script(sealed, key, &output).is_ok() || output.exists() || output.with_extension("db.part").exists()
-            {
-                return Err(format!("by hand, {} was taken for another file", other.display()));
+            let refused = self.script(sealed, key, &output);
+            if !refused.as_ref().is_err_and(|e| e.contains(why)) {
+                return Err(format!("by hand, {} is not refused as {why}: {refused:?}", other.display()));
+            }
+            if output.exists() || output.with_extension("db.part").exists() {
+                return Err(format!("by hand, something is left behind of {}", other.display()));
             }
         }
         std::fs::write(last, good).map_err(|e| e.to_string())
