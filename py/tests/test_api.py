@@ -231,7 +231,7 @@ def test_a_missing_database_is_restored_before_start_returns(db: Path, url: str,
         events = [event for event in iter(lambda: replicator.events().next(timeout=0), None)]
         until(lambda: seen, "the callback is called")
     assert (seen[0].kind, seen[0].txid) == ("restored", replicate.ltx(url=url)[0].max_txid)
-    assert events == [], "the callback was the first to listen"
+    assert all(event.kind != "restored" for event in events), "the callback was the first to listen"
     until(lambda: seen[-1].to_state == "stopped", "the callback hears of the end")
     assert next(event for event in seen if event.kind == "state").from_state == "starting", "it heard of everything"
 
