@@ -50,12 +50,14 @@ impl FileBody {
         let mut bytes = vec![0; usize::try_from(self.size).unwrap_or_default() + 1];
         let read = self.open()?.read_at(0, &mut bytes);
         bytes.truncate(read.map_err(|e| Error::disk("read spool file", &self.path, e))?);
-        let rotten = self.crc.is_some_and(|crc| crc64(&bytes) != crc);
-        if bytes.len() as u64 != self.size || rotten {
-            Err(self.damaged("is damaged"))
-        } else {
-            Ok(Arc::new(Bytes::from(bytes)))
-        }
+        self.compare(bytes.len() as u64, crc64(&bytes))?;
+        Ok(Arc::new(Bytes::from(bytes)))
+    }
+
+    /// `Corrupt` unless all that was read is what was written.
+    fn compare(&self, len: u64, crc: u64) -> Result<()> {
+        let rotten = self.crc.is_some_and(|expected| crc != expected);
+        if len != self.size || rotten { Err(self.damaged("is damaged")) } else { Ok(()) }
     }
 
     fn check(&self) -> Result<()> {
@@ -69,8 +71,7 @@ impl FileBody {
             crc.update(&piece[..read]);
             offset += read as u64;
         }
-        let rotten = self.crc.is_some_and(|expected| crc.value() != expected);
-        if offset != self.size || rotten { Err(self.damaged("is damaged")) } else { Ok(()) }
+        self.compare(offset, crc.value())
     }
 }
 

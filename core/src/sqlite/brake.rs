@@ -3,7 +3,8 @@
 //! SQLite sleeps 1, 2, 5, 10, 15 and 20 ms between its tries for a lock (`sqliteDefaultBusyCallback`), so a writer that
 //! meets a slice tries again 1, 3, 8, 18 and 33 ms later. A slice ends before the fourth of these, and the gap lasts
 //! until whoever came into the slice has tried once more: nobody waits for two of them. So a write is late by 18 ms at
-//! most, and a writer that never pauses has about a third of the time.
+//! most, and a writer that never pauses has about a third of the time. Where that is not enough the gap is shorter
+//! ([`Braking::Hard`]): a writer alone still waits no longer, of several one may wait for two slices or more.
 //!
 //! It ends by itself if it is not asked for again: an engine that hangs must not slow its host down.
 

@@ -17,7 +17,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt, TryStreamExt};
 use replicate_format::{HEADER_LEN, Header, Level, Txid, TxidRange};
 
-use crate::blob::{BlobError, Body, ObjectKey, PutMode, PutOptions, SharedBlobStore};
+use crate::blob::{BlobError, Body, ObjectKey, ObjectMeta, PutMode, PutOptions, SharedBlobStore};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::seal::{Chain, Keys, Link, MAGIC_START, Opener, Place, SealError};
@@ -43,6 +43,12 @@ pub struct LtxInfo {
 }
 
 impl LtxInfo {
+    /// The file that an object holds.
+    fn new(place: Place, object: ObjectMeta) -> Self {
+        let (Place { level, txids }, ObjectMeta { key, size, created, modified, .. }) = (place, object);
+        Self { level, txids, size, created, modified, key }
+    }
+
     /// The object's key below the root of the store.
     #[must_use]
     pub fn key(&self) -> &ObjectKey {
@@ -95,8 +101,7 @@ impl LtxStore {
             while let Some(object) = objects.try_next().await.map_err(Error::from)? {
                 let Some(txids) = layout.parse(level, &object.key) else { continue };
                 if txids.max() >= from {
-                    let (size, created, modified) = (object.size, object.created, object.modified);
-                    files.push(LtxInfo { level, txids, size, created, modified, key: object.key });
+                    files.push(LtxInfo::new(Place { level, txids }, object));
                 }
             }
         }
@@ -137,12 +142,11 @@ impl LtxStore {
             Err(BlobError::NotFound { .. }) => return Ok(Link::NONE),
             Err(error) => return Err(error.into()),
         };
-        let (size, created, modified) = (there.size, there.created, there.modified);
-        let file = LtxInfo { level: Level::L0, txids, size, created, modified, key };
-        if !self.is_sealed(&file).await? {
+        let file = LtxInfo::new(Place { level: Level::L0, txids }, there);
+        let mut head = self.exactly(&file, 0..open::HEAD.min(file.size)).await?;
+        if !head.starts_with(MAGIC_START) {
             return Ok(Link::NONE);
         }
-        let mut head = self.exactly(&file, 0..open::HEAD.min(file.size)).await?;
         match self.start_of(&file, &mut head).await {
             Ok((header, _)) => Ok(header.link()),
             // Whoever reads it will say so; what follows begins a chain.
@@ -223,9 +227,7 @@ impl LtxStore {
             return Ok(false);
         }
         let there = self.blob.head(key).await.map_err(Error::from)?;
-        let (size, created, modified) = (there.size, there.created, there.modified);
-        let Place { level, txids } = file.place;
-        let info = LtxInfo { level, txids, size, created, modified, key: key.clone() };
+        let info = LtxInfo::new(file.place, there);
         match self.open(&info).await {
             Ok(open) => Ok(same(&file.plain, |range| open.read(range)).await? == Likeness::Same),
             // It is not one of ours, or no more.
