@@ -280,6 +280,8 @@ def run(folder, seconds, reopen, isolate=True):
     command = [sys.executable, "-X", "faulthandler", __file__]
     writer = subprocess.Popen([*command, "writer", *arguments], stdout=subprocess.PIPE, text=True)
     try:
+        # Where nothing is isolated, the host may be gone before the other process has begun.
+        wait_for_growth(f"{log}.other", writer)
         started = subprocess.run(
             [*command, "host", *arguments, str(int(isolate))], capture_output=True, text=True, timeout=seconds + 120, check=False
         )
