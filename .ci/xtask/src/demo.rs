@@ -19,7 +19,7 @@ const SECRET_KEY: &str = "demo-secret";
 pub(crate) fn run(arguments: &[String]) -> Outcome {
     sh::no_arguments(arguments)?;
     println!("building (minutes the first time, seconds later)");
-    sh::run(&mut sh::cargo(&["build", "--quiet", "--locked", "--package", "replicate-sim", "--bins"]))?;
+    sh::run(&mut sh::cargo(&["build", "--quiet", "--locked", "--package", "replicate-loopback-s3", "--bins"]))?;
     let python = wheel::fresh_venv("demo", &[])?;
     let scratch = Scratch::new()?;
     let store = scratch.0.join("store");

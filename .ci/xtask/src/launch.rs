@@ -38,7 +38,7 @@ pub(crate) fn run(name: &str, arguments: &[String]) -> Outcome {
     if !bins.join(format!("{name}.rs")).exists() && !bins.join(name).join("main.rs").exists() {
         return Err(format!("this tree has no program core/sim/src/bin/{name}.rs"));
     }
-    // The command and the loopback server are what the programs start beside themselves. What is not released is built
+    // The command is what the programs start beside themselves. What is not released is built
     // with all that the tests build: another choice of packages has other features, and builds the S3 client again.
     let build: &[&str] = match launch.release {
         true => &["--release", "--package", "replicate-cli", "--package", "replicate-sim"],

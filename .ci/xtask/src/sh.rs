@@ -24,6 +24,13 @@ pub(crate) fn target() -> PathBuf {
 pub(crate) fn cmd(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     command.current_dir(root()).stdin(Stdio::null());
+    // What Cargo tells this program about its own package is no setting: a build below would take it for a change, and
+    // compile what asks for it (ring), and all above that, once more.
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|n| n.starts_with("CARGO_PKG_") || n.starts_with("CARGO_MANIFEST_")) {
+            command.env_remove(name);
+        }
+    }
     command
 }
 

@@ -9,13 +9,21 @@ use futures_util::StreamExt;
 use replicate::blob::{BlobError, BlobStore, BodySource, ObjectKey, PutMode, PutOptions, S3Store};
 use replicate::config::S3Location;
 use replicate::{Cancel, ConfigKey, Error, ErrorKind, Handle, Options, RestoreOptions};
-use replicate_sim::loopback::{LoopbackS3, Refusal};
+use replicate_loopback::{LoopbackS3, Refusal};
 use replicate_sim::servers::{ACCESS_KEY, SECRET_KEY, TlsFiles, VersityGw, free_port, location};
 
 #[derive(Debug)]
 struct Server {
     s3: LoopbackS3,
     _root: tempfile::TempDir,
+}
+
+impl Server {
+    /// A place in it; the bucket is made.
+    fn location(&self, bucket: &str, prefix: &str) -> S3Location {
+        self.s3.create_bucket(bucket).expect("a bucket");
+        location(&self.s3.endpoint(), bucket, prefix)
+    }
 }
 
 fn server() -> Server {
@@ -58,7 +66,7 @@ async fn until(what: &str, holds: impl Fn() -> bool) {
 #[tokio::test]
 async fn wrong_keys_are_denied_with_a_hint_and_no_secret() {
     let (ours, real) = (server(), VersityGw::start());
-    for right in [ours.s3.location("bkt", "p"), real.location("bkt", "p")] {
+    for right in [ours.location("bkt", "p"), real.location("bkt", "p")] {
         for (access, secret) in [(ACCESS_KEY, "hush-wrong"), ("unknown", "hush-wrong")] {
             if access == "unknown" && right.endpoint == Some(real.endpoint()) {
                 // versitygw answers with a status 404 of its own making.
@@ -195,7 +203,7 @@ async fn a_killed_server_is_unavailable_and_back_after_its_restart() {
 #[tokio::test]
 async fn a_hiccup_is_overcome_and_an_outage_is_told() {
     let server = server();
-    let store = store(server.s3.location("bkt", "p"));
+    let store = store(server.location("bkt", "p"));
     server.s3.refuse(Refusal::SlowDown, Some("PutObject"), Some(2));
     put(&store, "a", b"x".to_vec(), PutMode::Overwrite).await.expect("the third attempt");
     assert_eq!(server.s3.requests("PutObject"), 3);
@@ -215,7 +223,7 @@ async fn a_hiccup_is_overcome_and_an_outage_is_told() {
 #[tokio::test]
 async fn a_body_that_breaks_off_is_resumed_where_it_broke() {
     let server = server();
-    let store = store(server.s3.location("bkt", "p"));
+    let store = store(server.location("bkt", "p"));
     let body: Vec<u8> = (0..3_000_000_u32).map(|n| n.to_le_bytes()[usize::from(n % 3 == 0)]).collect();
     put(&store, "a", body.clone(), PutMode::Overwrite).await.expect("put");
     server.s3.cut_bodies(700_000, 2);
@@ -231,7 +239,7 @@ async fn a_body_that_breaks_off_is_resumed_where_it_broke() {
 #[tokio::test]
 async fn a_lost_answer_repeats_the_put() {
     let server = server();
-    let store = store(server.s3.location("bkt", "p"));
+    let store = store(server.location("bkt", "p"));
     assert!(store.probe_conditional_put().await.expect("probed"));
     server.s3.lose_answers_of("PutObject", 1);
     put(&store, "a", b"x".to_vec(), PutMode::Overwrite).await.expect("put");
@@ -244,7 +252,7 @@ async fn a_lost_answer_repeats_the_put() {
 #[tokio::test]
 async fn a_long_body_goes_in_parts_and_a_lost_completion_is_recognised() {
     let server = server();
-    let store = store(server.s3.location("bkt", "p"));
+    let store = store(server.location("bkt", "p"));
     put(&store, "a", vec![1; 20 << 20], PutMode::Create).await.expect("put");
     let counts = server.s3.request_counts();
     let count = |name: &str| counts.get(name).copied().unwrap_or(0);
@@ -283,7 +291,7 @@ impl BodySource for Stuck {
 #[tokio::test]
 async fn an_upload_that_fails_or_is_dropped_is_aborted() {
     let server = server();
-    let store = Arc::new(store(server.s3.location("bkt", "p")));
+    let store = Arc::new(store(server.location("bkt", "p")));
     let failed = store.put(&key("a"), Arc::new(Stuck { fails: true }), options(PutMode::Create)).await;
     assert_eq!(error(failed).kind(), ErrorKind::Internal);
     assert_eq!((server.s3.requests("AbortMultipartUpload"), server.s3.open_uploads().expect("listed")), (1, 0));
@@ -331,7 +339,7 @@ impl BodySource for Known {
 async fn an_upload_that_an_outage_has_interrupted_goes_on_with_what_has_arrived() {
     for lost in [false, true] {
         let server = Arc::new(server());
-        let store = store(server.s3.location("bkt", "p"));
+        let store = store(server.location("bkt", "p"));
         let body = |tag, fails_from| Arc::new(Known { tag, fails_from, server: server.clone() });
         let again = || options(PutMode::Create);
         for _ in 0..2 {
@@ -372,7 +380,7 @@ async fn an_upload_that_an_outage_has_interrupted_goes_on_with_what_has_arrived(
 async fn uploads_that_were_abandoned_a_day_ago_are_aborted_and_no_others() {
     let server = server();
     let begin = |prefix: &'static str, name: &'static str| {
-        let store = Arc::new(store(server.s3.location("bkt", prefix)));
+        let store = Arc::new(store(server.location("bkt", prefix)));
         let uploads = server.s3.requests("UploadPart");
         let put = tokio::spawn(async move {
             store.put(&key(name), Arc::new(Stuck { fails: false }), options(PutMode::Overwrite)).await
@@ -394,7 +402,7 @@ async fn uploads_that_were_abandoned_a_day_ago_are_aborted_and_no_others() {
             std::fs::File::options().write(true).open(info).expect("open").set_modified(two_days_ago).expect("set");
         }
     }
-    let store = store(server.s3.location("bkt", "p"));
+    let store = store(server.location("bkt", "p"));
     for name in ["a/3", "a/4"] {
         put(&store, name, vec![1; 9 << 20], PutMode::Overwrite).await.expect("put");
     }
@@ -411,7 +419,7 @@ async fn uploads_that_were_abandoned_a_day_ago_are_aborted_and_no_others() {
 async fn a_store_that_ignores_conditions_is_found_out_before_it_is_relied_on() {
     let server = server();
     server.s3.ignore_conditions();
-    let old = store(server.s3.location("bkt", "old"));
+    let old = store(server.location("bkt", "old"));
     put(&old, "a", b"first".to_vec(), PutMode::Create).await.expect("put");
     assert!(!old.caps().conditional_put);
     let again = put(&old, "a", b"second".to_vec(), PutMode::Create).await;
@@ -420,7 +428,7 @@ async fn a_store_that_ignores_conditions_is_found_out_before_it_is_relied_on() {
 
     server.s3.clear_faults();
     let puts = server.s3.requests("PutObject");
-    let new = store(server.s3.location("bkt", "new"));
+    let new = store(server.location("bkt", "new"));
     put(&new, "a", b"first".to_vec(), PutMode::Create).await.expect("put");
     put(&new, "b", b"first".to_vec(), PutMode::Create).await.expect("put");
     assert!(new.caps().conditional_put);
@@ -433,7 +441,7 @@ async fn a_store_that_ignores_conditions_is_found_out_before_it_is_relied_on() {
 #[tokio::test]
 async fn keys_that_a_batch_deletion_kept_are_an_error_though_the_answer_is_200() {
     let server = server();
-    let store = store(server.s3.location("bkt", "p"));
+    let store = store(server.location("bkt", "p"));
     for name in ["a", "b", "c"] {
         put(&store, name, b"x".to_vec(), PutMode::Overwrite).await.expect("put");
     }
@@ -446,7 +454,7 @@ async fn keys_that_a_batch_deletion_kept_are_an_error_though_the_answer_is_200()
 #[tokio::test]
 async fn a_store_without_batches_deletes_singly() {
     let server = server();
-    let store = store(server.s3.location("bkt", "p"));
+    let store = store(server.location("bkt", "p"));
     put(&store, "a", b"x".to_vec(), PutMode::Overwrite).await.expect("put");
     server.s3.refuse(Refusal::NotImplemented, Some("DeleteObjects"), None);
     store.delete(&[key("a"), key("missing")]).await.expect("delete");
@@ -457,7 +465,7 @@ async fn a_store_without_batches_deletes_singly() {
 #[tokio::test]
 async fn a_page_that_fails_is_an_error_and_no_shorter_list() {
     let server = server();
-    let store = store(server.s3.location("bkt", "p"));
+    let store = store(server.location("bkt", "p"));
     let names: Vec<_> = (0..1001).map(|n| format!("{n:04}")).collect();
     futures_util::stream::iter(&names)
         .for_each_concurrent(8, |n| async { put(&store, n, vec![], PutMode::Overwrite).await.expect("put") })

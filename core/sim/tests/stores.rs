@@ -5,7 +5,7 @@ use std::sync::Arc;
 use replicate::blob::{self, SharedBlobStore, conformance};
 use replicate::config::StoreLocation;
 use replicate::disk::RealDisk;
-use replicate_sim::loopback::LoopbackS3;
+use replicate_loopback::LoopbackS3;
 use replicate_sim::servers::{ACCESS_KEY, SECRET_KEY, VersityGw, location};
 
 fn open(location: &StoreLocation) -> SharedBlobStore {
@@ -44,5 +44,6 @@ async fn a_bucket_without_prefix_keeps_the_contract() {
 async fn the_loopback_server_keeps_the_contract() {
     let root = tempfile::tempdir().expect("a folder");
     let server = LoopbackS3::start(root.path(), ACCESS_KEY, SECRET_KEY).expect("a server");
-    conformance::run(|name| open(&StoreLocation::S3(server.location("stores", name)))).await;
+    server.create_bucket("stores").expect("a bucket");
+    conformance::run(|name| open(&StoreLocation::S3(location(&server.endpoint(), "stores", name)))).await;
 }

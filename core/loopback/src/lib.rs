@@ -20,7 +20,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper_util::rt::{TokioIo, TokioTimer};
-use replicate::config::S3Location;
 use s3s::auth::{S3Auth, SecretKey};
 use s3s::service::{S3Service, S3ServiceBuilder};
 use tokio::sync::oneshot;
@@ -29,7 +28,6 @@ pub use self::faults::Refusal;
 use self::faults::{Faults, Gate};
 use self::folder::Folder;
 use self::verbs::Verbs;
-use crate::servers;
 
 /// A running server; it stops when dropped.
 #[derive(Debug)]
@@ -73,21 +71,6 @@ impl LoopbackS3 {
     #[must_use]
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address)
-    }
-
-    /// A place in it, with its keys; the bucket is made.
-    ///
-    /// # Panics
-    ///
-    /// When the bucket cannot be made.
-    #[must_use]
-    pub fn location(&self, bucket: &str, prefix: &str) -> S3Location {
-        self.create_bucket(bucket).expect("a bucket");
-        let mut location = servers::location(&self.endpoint(), bucket, prefix);
-        if let Some(keys) = &mut location.credentials {
-            (keys.access_key, keys.secret_key) = (self.access_key.clone(), self.secret_key.clone());
-        }
-        location
     }
 
     /// Makes a bucket; fine if it exists.

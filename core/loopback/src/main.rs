@@ -7,8 +7,11 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use replicate_sim::loopback::LoopbackS3;
-use replicate_sim::servers::{ACCESS_KEY, SECRET_KEY};
+use replicate_loopback::LoopbackS3;
+
+/// The keys when none are given.
+const ACCESS_KEY: &str = "replicate-test";
+const SECRET_KEY: &str = "replicate-test-secret";
 
 const USAGE: &str = "usage: replicate-loopback-s3 --dir DIR [--port PORT] [--access-key KEY] [--secret-key KEY] \
                      [--bucket NAME]... [--end-with-stdin]";
