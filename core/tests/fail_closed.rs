@@ -6,7 +6,9 @@ mod common;
 
 use std::path::PathBuf;
 
-use common::sealing::{hear, is_sealed, lines_heard, listen, make, objects, opened_by, restore_with, sealed_to, told};
+use common::sealing::{
+    AUTH, hear, is_sealed, lines_heard, listen, make, objects, opened_by, restore_with, sealed_to, told,
+};
 use common::{Lab, Random, SOON, assert_same_pages, churn};
 use replicate::seal::{GeneratedIdentity, IdentityKind};
 use replicate::{
@@ -112,12 +114,11 @@ fn keys_to_read_with_and_none_to_write_with_write_nothing_plain() {
     let lab = Lab::new();
     let _app = lab.create(4096);
     let keys = make(IdentityKind::X25519);
-    let secret = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
     let identity = lab.options().with(ConfigKey::AgeIdentity, keys.identity.as_str());
     // As a template leaves it whose variable is empty.
-    let emptied = identity.clone().with(ConfigKey::AgeRecipient, "").with(ConfigKey::AuthKey, secret);
+    let emptied = identity.clone().with(ConfigKey::AgeRecipient, "").with(ConfigKey::AuthKey, AUTH);
     for options in [&identity, &emptied] {
-        let error = refused(&lab, options, &[&keys.identity, secret]);
+        let error = refused(&lab, options, &[&keys.identity, AUTH]);
         assert!(error.kind() == ErrorKind::Config && error.to_string().contains("written plain"), "{error}");
     }
     let handle = identity.with(ConfigKey::AgeAllowPlaintext, "true").check().unwrap();
@@ -212,7 +213,7 @@ fn rule_7_each_reason_has_a_name_of_its_own_and_none_is_worth_a_retry() {
         bytes
     };
     let (open, other) = (opened_by(&keys), opened_by(&make(IdentityKind::X25519)));
-    let auth = open.clone().with(ConfigKey::AuthKey, "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=");
+    let auth = open.clone().with(ConfigKey::AuthKey, AUTH);
     let cases = [
         (vec![b'S'; 300], &open, ErrorKind::Keys, "NOT_AGE"),
         (with(30, b'\n'), &open, ErrorKind::Corrupt, "HEADER"),
@@ -380,11 +381,10 @@ fn rule_11_holds_for_a_new_authentication_key_too() {
     let (lab, keys) = (Lab::new(), make(IdentityKind::X25519));
     let app = lab.create(4096);
     let mut random = Random(6);
-    let secret = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
     for (options, images) in [
         (sealed_to(&lab, &keys), 0),
-        (sealed_to(&lab, &keys).with(ConfigKey::AuthKey, secret), 1),
-        (sealed_to(&lab, &keys).with(ConfigKey::AuthKey, secret), 1),
+        (sealed_to(&lab, &keys).with(ConfigKey::AuthKey, AUTH), 1),
+        (sealed_to(&lab, &keys).with(ConfigKey::AuthKey, AUTH), 1),
     ] {
         churn(&app, &mut random);
         let handle = Handle::start(&lab.database, options.check().unwrap()).unwrap();
@@ -395,5 +395,5 @@ fn rule_11_holds_for_a_new_authentication_key_too() {
         assert_eq!(lab.count("9"), images);
     }
     // Whoever demands it needs nothing of before.
-    assert_same_pages(&app, &restore_with(&lab, opened_by(&keys).with(ConfigKey::AuthKey, secret)).unwrap());
+    assert_same_pages(&app, &restore_with(&lab, opened_by(&keys).with(ConfigKey::AuthKey, AUTH)).unwrap());
 }

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::sealing::{is_sealed, make, objects, opened_by, restore_with, sealed_to};
+use common::sealing::{AUTH, is_sealed, make, objects, opened_by, restore_with, sealed_to};
 use common::{Lab, Random, SOON, assert_same_pages, churn};
 use replicate::seal::{GeneratedIdentity, IdentityKind};
 use replicate::{Cancel, ConfigKey, ErrorKind, Handle, Options, RestoreOptions, Target, Txid, restore};
@@ -109,17 +109,16 @@ fn a_replica_that_lost_its_end_is_refused_by_who_knows_how_far_it_was() {
 #[test]
 fn objects_that_are_moved_replaced_or_made_by_others_are_refused_where_authentication_is_demanded() {
     let (lab, keys) = (Lab::new(), make(IdentityKind::PostQuantum));
-    let secret = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
     let app = lab.create(4096);
     let mut random = Random(13);
-    let signed = sealed_to(&lab, &keys).with(ConfigKey::AuthKey, secret);
+    let signed = sealed_to(&lab, &keys).with(ConfigKey::AuthKey, AUTH);
     let handle = Handle::start(&lab.database, signed.check().unwrap()).unwrap();
     for _ in 0..3 {
         churn(&app, &mut random);
         handle.sync(SOON).unwrap();
     }
     handle.stop(SOON).unwrap();
-    let demanding = || opened_by(&keys).with(ConfigKey::AuthKey, secret);
+    let demanding = || opened_by(&keys).with(ConfigKey::AuthKey, AUTH);
     assert_same_pages(&app, &restore_with(&lab, demanding()).unwrap());
     // Without the secret it is an ordinary age file.
     assert_same_pages(&app, &restore_with(&lab, opened_by(&keys)).unwrap());
@@ -163,7 +162,7 @@ fn objects_that_are_moved_replaced_or_made_by_others_are_refused_where_authentic
     assert!(restore_with(&lab, opened_by(&keys)).is_ok());
     let forged = restore_with(&lab, demanding()).unwrap_err();
     assert!(forged.kind() == ErrorKind::Corrupt && forged.to_string().contains("no authentication"), "{forged}");
-    assert!(!format!("{forged:?}").contains(secret));
+    assert!(!format!("{forged:?}").contains(AUTH));
     start_anew();
     let plain = Options::new().with(ConfigKey::Url, format!("file://{}", lab.replica.display()));
     let handle = Handle::start(&lab.database, plain.check().unwrap()).unwrap();
@@ -171,17 +170,62 @@ fn objects_that_are_moved_replaced_or_made_by_others_are_refused_where_authentic
     handle.stop(SOON).unwrap();
     let lenient = || opened_by(&keys).with(ConfigKey::AgeAllowPlaintext, "true");
     assert!(restore_with(&lab, lenient()).is_ok());
-    let plain = restore_with(&lab, lenient().with(ConfigKey::AuthKey, secret)).unwrap_err();
+    let plain = restore_with(&lab, lenient().with(ConfigKey::AuthKey, AUTH)).unwrap_err();
     assert_eq!((plain.kind(), plain.reason()), (ErrorKind::Keys, Some("NOT_AGE")), "{plain}");
+}
+
+#[test]
+fn an_image_of_an_earlier_life_of_the_path_does_not_stand_before_what_followed_a_newer_one() {
+    let (lab, keys) = (Lab::new(), make(IdentityKind::PostQuantum));
+    let app = lab.create(4096);
+    let mut random = Random(17);
+    let signed = || sealed_to(&lab, &keys).with(ConfigKey::AuthKey, AUTH).check().unwrap();
+    let state = lab.folder.path().join(".app.db-replicate");
+    let demanding = || opened_by(&keys).with(ConfigKey::AuthKey, AUTH);
+    let start = || {
+        let handle = Handle::start(&lab.database, signed()).unwrap();
+        handle.sync(SOON).unwrap();
+        handle
+    };
+    let mut run = || {
+        let handle = start();
+        churn(&app, &mut random);
+        handle.sync(SOON).unwrap();
+        handle.stop(SOON).unwrap();
+    };
+    // Twice the same: a file of level 0, then the state is lost, and an image is the newest file.
+    let live = || {
+        start().stop(SOON).unwrap();
+        std::fs::remove_dir_all(&state).unwrap();
+        start().stop(SOON).unwrap();
+        let images = objects(&lab.replica.join("ltx/9"));
+        let [image] = images.as_slice() else { panic!("one image: {images:?}") };
+        (image.clone(), std::fs::read(image).unwrap())
+    };
+    let (name, old) = live();
+    std::fs::remove_dir_all(&lab.replica).unwrap();
+    std::fs::remove_dir_all(&state).unwrap();
+    let (image, new) = live();
+    assert_eq!((&image, new.len()), (&name, old.len()), "nothing tells them apart");
+    assert_ne!(new, old);
+    // What lies there at a restart is not believed: the host remembers what it has made.
+    std::fs::write(&image, &old).unwrap();
+    run();
+    let replaced = || restore_with(&lab, demanding()).expect_err("an image of another life");
+    assert!(replaced().kind() == ErrorKind::Corrupt && replaced().to_string().contains("another time"));
+    std::fs::write(&image, new).unwrap();
+    assert_same_pages(&app, &restore_with(&lab, demanding()).unwrap());
+    run();
+    std::fs::write(&image, &old).unwrap();
+    assert!(replaced().kind() == ErrorKind::Corrupt && replaced().to_string().contains("another time"));
 }
 
 #[test]
 fn a_new_header_keeps_who_has_made_a_file_and_damaged_files_keep_no_others_from_theirs() {
     let (lab, old, new) = (Lab::new(), make(IdentityKind::X25519), make(IdentityKind::X25519));
-    let secret = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
     let app = lab.create(4096);
     let mut random = Random(23);
-    let handle = Handle::start(&lab.database, sealed_to(&lab, &old).with(ConfigKey::AuthKey, secret).check().unwrap());
+    let handle = Handle::start(&lab.database, sealed_to(&lab, &old).with(ConfigKey::AuthKey, AUTH).check().unwrap());
     let handle = handle.unwrap();
     for _ in 0..6 {
         churn(&app, &mut random);
@@ -200,7 +244,7 @@ fn a_new_header_keeps_who_has_made_a_file_and_damaged_files_keep_no_others_from_
     assert!(error.kind() == ErrorKind::Corrupt && error.to_string().contains("1 of 6 files are left"), "{error}");
     std::fs::write(&files[0], good).unwrap();
     assert_eq!(replicate::rewrap(&both().check().unwrap(), &mut |_| ()).unwrap().rewrapped, files.len() as u64);
-    assert_same_pages(&app, &restore_with(&lab, opened_by(&new).with(ConfigKey::AuthKey, secret)).unwrap());
+    assert_same_pages(&app, &restore_with(&lab, opened_by(&new).with(ConfigKey::AuthKey, AUTH)).unwrap());
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{PoisonError, RwLock};
 
 use bech32::{FromBase32, u5};
-use common::sealing::{make, restore_with, sealed_to};
+use common::sealing::{AUTH, make, restore_with, sealed_to};
 use common::{Lab, SOON};
 use replicate::seal::{Identities, IdentityKind, generate_identity, recipient_of};
 use replicate::{ConfigKey, Handle, Options};
@@ -82,7 +82,6 @@ fn forms(identity: &str) -> Vec<Vec<u8>> {
 /// One test, because all of the process is watched.
 #[test]
 fn no_memory_is_given_back_with_a_private_key_in_it() {
-    const AUTH: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
     for kind in IdentityKind::ALL {
         let (lab, keys) = (Lab::new(), make(kind));
         let app = lab.create(4096);

@@ -136,6 +136,8 @@ pub(crate) struct Capture {
     /// The database the position is of.
     database: (u64, u64),
     shipped: Option<ShippedRecord>,
+    /// See [`Record::link`].
+    link: Option<(u64, [u8; 32])>,
     /// The last id that was given before everything was forgotten.
     given: Txid,
     /// Above zero while everything is given up, see [`Record::given_up`].
@@ -208,6 +210,7 @@ impl Capture {
             position,
             database: (0, 0),
             shipped: None,
+            link: None,
             given: Txid::ZERO,
             given_up: Txid::ZERO,
             foreign: record.as_ref().is_some_and(|record| record.replica != replica),
@@ -236,7 +239,7 @@ impl Capture {
 
     /// Takes up what was recorded, as far as ledger and spool bear it out.
     fn recall(&mut self, record: &Record) -> Result<()> {
-        self.shipped = record.shipped;
+        (self.shipped, self.link) = (record.shipped, record.link);
         self.sealed_to.clone_from(&record.sealed_to);
         self.database = record.database;
         let given_up = Txid(record.given_up);
@@ -395,7 +398,7 @@ impl Capture {
         let spooled: Vec<SpoolFile> = self.spool().pending(Txid::ZERO).cloned().collect();
         let (sealed, rekeyed) = (!self.config.sealed_to.is_empty(), self.sealed_to != self.config.sealed_to);
         let (newest, shipped, given) = (self.position.txid, self.shipped, self.given);
-        LocalChain { newest, spooled, shipped, given, sealed, rekeyed }
+        LocalChain { newest, spooled, shipped, given, sealed, rekeyed, link: self.link }
     }
 
     /// Notes which object of the store this chain stands on.
@@ -600,13 +603,16 @@ impl Capture {
             shipped: self.shipped,
             given_up: self.given_up.0,
             sealed_to: self.sealed_to.clone(),
+            link: self.link,
         };
         self.state.write(&record)
     }
 
-    /// Notes that the store has a file, in so many bytes, and removes it once the ledger covers it.
-    pub(crate) fn shipped(&mut self, file: &SpoolFile, size: u64) -> Result<()> {
+    /// Notes that the store has a file, in so many bytes and with this authentication, and removes it once the ledger
+    /// covers it.
+    pub(crate) fn shipped(&mut self, file: &SpoolFile, size: u64, link: Option<[u8; 32]>) -> Result<()> {
         let txid = file.txids.max();
+        self.link = link.map(|link| (txid.0, link));
         self.shipped = Some(ShippedRecord { txid: txid.0, level: file.level.get(), size });
         let retained = self.spool().pending(Txid::ZERO).take_while(|file| file.txids.max() <= txid).count();
         if retained > RETAINED_FILES {

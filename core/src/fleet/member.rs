@@ -330,11 +330,12 @@ impl Member {
         let mut watermark = self.reconcile(work, &mut backoff).await?;
         let mut checked = Txid::ZERO;
         // Until the store has taken something, what the spool had before may be there although no listing shows it.
-        let mut before = work.capture(self.env.blocking, |capture| capture.chain().newest).await;
+        let chain = work.capture(self.env.blocking, |capture| capture.chain()).await;
+        let mut before = chain.newest;
         // What is being put, sealed once: a repeated put must bring the same bytes.
         let mut ready: Option<(SpoolFile, Sealed)> = None;
         // The last id that was shipped, and the link of its file.
-        let mut last: Option<(Txid, Link)> = None;
+        let mut last = chain.link.map(|(txid, link)| (Txid(txid), Link::new(link)));
         loop {
             let next = work.spool(|spool| {
                 // Files that do not follow on what is there are left overs of a spool that has lost some.
@@ -372,7 +373,7 @@ impl Member {
                 Ok(size) => {
                     backoff.reset();
                     (watermark, before, ready) = (file.txids.max(), Txid::ZERO, None);
-                    self.shipped(work, &file, size).await;
+                    self.shipped(work, &file, size, last.and_then(|(_, link)| link.bytes())).await;
                 }
                 Err(error)
                     if error.kind() == ErrorKind::Diverged
@@ -433,11 +434,11 @@ impl Member {
         };
         *last = None;
         let as_sealed = ship_file(&self.store, file, &sealed).await?;
-        *last = (as_sealed && file.level == Level::L0).then(|| (file.txids.max(), sealed.link()));
+        *last = as_sealed.then(|| (file.txids.max(), sealed.link()));
         Ok(sealed.size())
     }
 
-    async fn shipped(&self, work: &Work, file: &SpoolFile, size: u64) {
+    async fn shipped(&self, work: &Work, file: &SpoolFile, size: u64, link: Option<[u8; 32]>) {
         let txid = file.txids.max();
         let pending = work.spool(|spool| spool.pending_bytes(txid));
         self.shared.works(Part::Ship);
@@ -446,7 +447,7 @@ impl Member {
         self.shared.tell(&Event::Shipped { txid, bytes: size });
         tracing::debug!(%txid, bytes = size, "shipped");
         let file = file.clone();
-        let books = work.capture(self.env.blocking, move |capture| capture.shipped(&file, size)).await;
+        let books = work.capture(self.env.blocking, move |capture| capture.shipped(&file, size, link)).await;
         // A failure is made good in quiet, which the capture task waits for.
         let failed = books.is_err() && !self.note_books(books);
         if failed || self.shared.is_paused() {

@@ -6,7 +6,9 @@
 //! it in place. Other programs skip it, as they must.
 //!
 //! A file of level 0 also names the one before it, by its HMAC as a further argument of the stanza. So a file of the same
-//! place that was made by the same host at another time does not stand between its neighbours ([`Chain`]).
+//! place that was made by the same host at another time does not stand between its neighbours ([`Chain`]). An image is
+//! named by what follows on it; where there is a file of level 0 that ends with it, it names that one, and stands in its
+//! place.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -50,6 +52,16 @@ impl Link {
     /// Of no file: what the first of a chain names.
     pub(crate) const NONE: Self = Self([0; 32]);
 
+    /// Of its bytes.
+    pub(crate) const fn new(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// Its bytes; none for that of no file.
+    pub(crate) fn bytes(self) -> Option<[u8; 32]> {
+        (self != Self::NONE).then_some(self.0)
+    }
+
     /// The link of the file with this header; none if it bears no authentication. Whether that is true is not looked at.
     pub(super) fn of(stanzas: &[Stanza]) -> Self {
         let found = stanzas.iter().find(|stanza| is_auth(stanza));
@@ -57,39 +69,54 @@ impl Link {
     }
 }
 
-/// The files of level 0 that were read from a replica: of two neighbours the later one names the earlier one.
+/// The files of level 0 and the images that were read from a replica: of two neighbours the later one names the earlier
+/// one.
 #[derive(Debug, Default)]
-pub(crate) struct Chain(Mutex<BTreeMap<Txid, Linked>>);
+pub(crate) struct Chain(Mutex<BTreeMap<(Txid, Level), Linked>>);
 
-/// One of them, by its last id.
+/// One of them.
 #[derive(Clone, Copy, Debug)]
 struct Linked {
-    first: Txid,
+    place: Place,
     own: Link,
-    previous: Link,
+    /// What it names.
+    named: Link,
 }
 
 impl Linked {
-    fn follows(&self, before: &Self) -> bool {
-        self.previous == Link::NONE || self.previous == before.own
+    /// By which what comes after it names it.
+    fn name(&self) -> Link {
+        if self.place.level == Level::SNAPSHOT && self.named != Link::NONE { self.named } else { self.own }
+    }
+
+    /// Whether nothing is wrong with this one right before that one, or both at one end. Naming nothing begins a chain.
+    fn is_beside(&self, later: &Self) -> bool {
+        let (before, after) = (self.place, later.place);
+        let apart = match (before.level == Level::L0, after.level == Level::L0) {
+            (_, true) => after.txids.min() != before.txids.max().next(),
+            (true, false) => after.txids.max() != before.txids.max(),
+            (false, false) => true,
+        };
+        apart || later.named == Link::NONE || later.named == self.name()
     }
 }
 
 impl Chain {
     fn add(&self, place: Place, own: Link, previous: Link) -> Result<(), SealError> {
-        if place.level != Level::L0 {
+        if ![Level::L0, Level::SNAPSHOT].contains(&place.level) {
             return Ok(());
         }
-        let (first, last) = (place.txids.min(), place.txids.max());
-        let file = Linked { first, own, previous };
+        let file = Linked { place, own, named: previous };
+        let last = place.txids.max();
+        // What is before it ends at its first id or, as an image, with it; what is behind it is the next of level 0.
+        let near = if place.level == Level::L0 { place.txids.min().prev() } else { last };
         let mut files = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = files.get(&first.prev());
-        let after =
-            files.range(last.next()..).next().map(|(_, after)| after).filter(|after| after.first == last.next());
-        if before.is_some_and(|before| !file.follows(before)) || after.is_some_and(|after| !after.follows(&file)) {
+        let next = files.range((last.next(), Level::L0)..).find(|((_, level), _)| *level == Level::L0);
+        let beside = files.range((near, Level::L0)..=(last, Level::SNAPSHOT)).chain(next);
+        if beside.map(|(_, other)| other).any(|other| !other.is_beside(&file) || !file.is_beside(other)) {
             return Err(SealError::Forged("made at another time than the files beside it"));
         }
-        files.insert(last, file);
+        files.insert((last, place.level), file);
         Ok(())
     }
 }
@@ -177,10 +204,42 @@ mod tests {
             assert!(chain.add(files[1].0, files[1].1, link(22)).is_err());
             chain.add(place(8, 8), link(8), link(77)).expect("nothing is beside it");
         }
-        let image = Place { level: Level::SNAPSHOT, ..place(3, 5) };
         let chain = Chain::default();
         chain.add(place(2, 2), link(2), Link::NONE).expect("it fits");
-        chain.add(image, link(9), link(8)).expect("images are in no chain");
         chain.add(place(3, 3), link(3), Link::NONE).expect("a chain may begin anywhere");
+        let merged = Place { level: Level::new(1).expect("a level"), ..place(3, 5) };
+        chain.add(merged, link(9), link(8)).expect("merged files are in no chain");
+    }
+
+    #[test]
+    fn an_image_is_named_by_what_follows_or_names_the_file_in_whose_place_it_stands() {
+        let link = |n: u8| Link([n; 32]);
+        let image = |max: u64| Place { level: Level::SNAPSHOT, ..place(1, max) };
+        // The image 1-5 is named by the next file; beside 6 there is the image 1-6, which names it.
+        let files = [
+            (image(5), link(5), Link::NONE),
+            (place(6, 6), link(6), link(5)),
+            (image(6), link(60), link(6)),
+            (place(7, 7), link(7), link(6)),
+        ];
+        for order in [[0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1], [1, 3, 0, 2]] {
+            let chain = Chain::default();
+            for at in order {
+                let (place, own, named) = files[at];
+                chain.add(place, own, named).expect("it fits");
+            }
+            assert!(chain.add(image(5), link(55), Link::NONE).is_err(), "an older image of the same name");
+            assert!(chain.add(image(6), link(66), link(16)).is_err(), "that names another file");
+        }
+        let read = |files: &[(Place, Link, Link)]| {
+            let chain = Chain::default();
+            files.iter().try_for_each(|(place, own, named)| chain.add(*place, *own, *named))
+        };
+        // An older image where what follows was made at another time, in both orders.
+        assert!(read(&[(image(6), link(66), link(16)), files[3]]).is_err());
+        assert!(read(&[files[3], (image(6), link(66), link(16))]).is_err());
+        assert!(read(&[files[1], (image(5), link(55), Link::NONE)]).is_err());
+        // With nothing beside it, nothing can be said of it.
+        read(&[(image(5), link(55), Link::NONE), files[3]]).expect("there is nothing beside it");
     }
 }

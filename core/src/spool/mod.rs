@@ -66,6 +66,8 @@ pub(crate) struct LocalChain {
     pub(crate) sealed: bool,
     /// They are sealed to other keys than before, or no more, or for the first time.
     pub(crate) rekeyed: bool,
+    /// The last id of the last object that was acknowledged as it was sealed here, and its authentication.
+    pub(crate) link: Option<(u64, [u8; 32])>,
 }
 
 /// The folder of a database's local state.

@@ -39,6 +39,10 @@ pub(crate) struct Record {
     /// What the chain is sealed to since its last whole image; empty: it is plain.
     #[serde(default)]
     pub(crate) sealed_to: String,
+    /// The authentication of the last file that the store has acknowledged, by which the next one names it, and the id
+    /// it ends with.
+    #[serde(default)]
+    pub(crate) link: Option<(u64, [u8; 32])>,
 }
 
 /// A place in a WAL.
@@ -175,6 +179,7 @@ mod tests {
             shipped: None,
             given_up: 0,
             sealed_to: String::new(),
+            link: Some((txid, [u8::MAX; 32])),
         }
     }
 

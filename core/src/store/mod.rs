@@ -130,19 +130,25 @@ impl LtxStore {
         Sealed::new(&self.keys, Place { level, txids }, plain, previous)
     }
 
-    /// The link of the file of level 0 that ends before this id; none if there is no such file, or files are not
-    /// authenticated. Needs no key.
+    /// The link of the file that ends before this id, of level 0 or, if there is none, of the image; none if there is no
+    /// such file, or files are not authenticated. Needs no key.
     pub(crate) async fn link_before(&self, txid: Txid) -> Result<Link> {
-        let Some(txids) = TxidRange::single(txid.prev()).filter(|_| self.keys.authenticates()) else {
+        let end = txid.prev();
+        let Some(single) = TxidRange::single(end).filter(|_| self.keys.authenticates()) else {
             return Ok(Link::NONE);
         };
-        let key = self.layout.key(Level::L0, txids)?;
-        let there = match self.blob.head(&key).await {
-            Ok(there) => there,
-            Err(BlobError::NotFound { .. }) => return Ok(Link::NONE),
-            Err(error) => return Err(error.into()),
-        };
-        let file = LtxInfo::new(Place { level: Level::L0, txids }, there);
+        let image = TxidRange::new(Txid(1), end).unwrap_or(single);
+        for (level, txids) in [(Level::L0, single), (Level::SNAPSHOT, image)] {
+            match self.blob.head(&self.layout.key(level, txids)?).await {
+                Ok(there) => return self.link_of(LtxInfo::new(Place { level, txids }, there)).await,
+                Err(BlobError::NotFound { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(Link::NONE)
+    }
+
+    async fn link_of(&self, file: LtxInfo) -> Result<Link> {
         let mut head = self.exactly(&file, 0..open::HEAD.min(file.size)).await?;
         if !head.starts_with(MAGIC_START) {
             return Ok(Link::NONE);

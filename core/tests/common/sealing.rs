@@ -9,6 +9,9 @@ use rusqlite::Connection;
 
 use super::Lab;
 
+/// A shared secret.
+pub const AUTH: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+
 pub fn make(kind: IdentityKind) -> GeneratedIdentity {
     generate_identity(kind).unwrap()
 }
