@@ -58,9 +58,14 @@ fn rule_1_a_wrong_empty_or_mixed_recipient_starts_nothing() {
             "{error}"
         );
     }
-    let ssh = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBcpFp0000000000000000000000000000000000 me@here";
-    let error = refused(&lab, &lab.options().with(ConfigKey::AgeRecipient, ssh), &[]);
-    assert!(error.to_string().contains("SSH keys are not supported, because"), "{error}");
+    for (ssh, why) in [
+        (include_str!("data/age/keys/ssh_rsa2048.pub"), "only ssh-ed25519 is supported"),
+        ("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBcpFp0000000000000000000000000000000000 me@here", "not a well-formed"),
+        (&format!("{}{}", include_str!("data/age/keys/ssh_ed25519.pub"), hybrid.recipient), "mixed"),
+    ] {
+        let error = refused(&lab, &lab.options().with(ConfigKey::AgeRecipient, ssh), &[]);
+        assert!(error.kind() == ErrorKind::Config && error.to_string().contains(why), "{error}");
+    }
     let missing = lab.options().with(ConfigKey::AgeRecipientsFile, "/nowhere/at/all");
     assert!(refused(&lab, &missing, &[]).to_string().contains("/nowhere/at/all"));
     // An empty text is no key, as everywhere; whoever depends on sealing can demand it.
@@ -86,12 +91,14 @@ fn rule_2_a_wrong_identity_starts_and_restores_nothing() {
         let error = restore_with(&lab, options).unwrap_err();
         assert!(error.to_string().contains("age_identity") && !error.to_string().contains("HUSHHUSH"), "{error}");
     }
-    let ssh = "-----BEGIN OPENSSH PRIVATE KEY-----\nHUSHHUSHHUSHHUSH\n-----END OPENSSH PRIVATE KEY-----\n";
     let file = lab.folder.path().join("id_ed25519");
-    std::fs::write(&file, ssh).unwrap();
     let options = lab.options().with(ConfigKey::AgeIdentityFile, file.to_str().unwrap());
-    let error = refused(&lab, &options, &["HUSHHUSHHUSHHUSH"]);
-    assert!(error.to_string().contains("SSH keys are not supported, because"), "{error}");
+    for (kind, why) in [("OPENSSH", "not a well-formed SSH key"), ("RSA", "only ssh-ed25519 is supported")] {
+        let ssh = format!("-----BEGIN {kind} PRIVATE KEY-----\nHUSHHUSHHUSHHUSH\n-----END {kind} PRIVATE KEY-----\n");
+        std::fs::write(&file, ssh).unwrap();
+        let error = refused(&lab, &options, &["HUSHHUSHHUSHHUSH"]);
+        assert!(error.kind() == ErrorKind::Config && error.to_string().contains(why), "{error}");
+    }
     std::fs::write(&file, b"AGE-SECRET-KEY-1HUSHHUSHHUSHHUSH\xff\n").unwrap();
     assert!(refused(&lab, &options, &["HUSHHUSHHUSHHUSH"]).to_string().contains("not a text"));
 }

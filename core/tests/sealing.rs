@@ -65,6 +65,29 @@ fn several_recipients_each_restore_alone() {
 }
 
 #[test]
+fn an_ssh_key_seals_and_its_private_half_restores() {
+    let lab = Lab::new();
+    let app = lab.create(4096);
+    let (public, private) = (include_str!("data/age/keys/ssh_ed25519.pub"), include_str!("data/age/keys/ssh_ed25519"));
+    let options = lab.options().with(ConfigKey::AgeRecipient, public);
+    let handle = Handle::start(&lab.database, options.check().unwrap()).unwrap();
+    app.execute("INSERT INTO t VALUES (1, x'00', 'a')", []).unwrap();
+    let status = handle.sync(SOON).unwrap();
+    assert!(matches!(status.sealed_to.as_slice(), [one] if one.starts_with("ssh:")), "{status:?}");
+    handle.stop(SOON).unwrap();
+    assert!(objects(&lab.replica).iter().all(|path| is_sealed(path)));
+    // Alone, and in a list with others.
+    let other = make(IdentityKind::PostQuantum);
+    for list in [private.to_owned(), format!("# first\n{}\n\n{private}", *other.identity)] {
+        assert_same_pages(&app, &restore_with(&lab, Options::new().with(ConfigKey::AgeIdentity, list)).unwrap());
+    }
+    let [ours] = replicate::seal::recipient_of(private).unwrap().try_into().unwrap();
+    assert!(public.starts_with(&ours), "{ours}");
+    let error = restore_with(&lab, opened_by(&other)).unwrap_err();
+    assert_eq!(error.reason(), Some("NO_MATCH"), "{error}");
+}
+
+#[test]
 fn a_missing_database_whose_key_is_missing_is_an_error_not_a_fresh_start() {
     let (lab, keys) = (Lab::new(), make(IdentityKind::PostQuantum));
     let app = lab.create(4096);

@@ -8,10 +8,12 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{PoisonError, RwLock};
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use bech32::{FromBase32, u5};
 use common::sealing::{AUTH, make, restore_with, sealed_to};
 use common::{Lab, SOON};
-use replicate::seal::{Identities, IdentityKind, generate_identity, recipient_of};
+use replicate::seal::{GeneratedIdentity, Identities, IdentityKind, generate_identity, recipient_of};
 use replicate::{ConfigKey, Handle, Options};
 
 /// The system's allocator, which looks at what it is given back.
@@ -79,11 +81,27 @@ fn forms(identity: &str) -> Vec<Vec<u8>> {
     texts.into_iter().flat_map(|form| [form[..10].to_vec(), form[20..30].to_vec()]).collect()
 }
 
+/// The same of an SSH key: a line of its text that the secret is in, and the secret.
+fn ssh_forms(identity: &str) -> Vec<Vec<u8>> {
+    let lines: Vec<_> = identity.lines().collect();
+    let letters = lines[4].as_bytes();
+    let bytes = BASE64_STANDARD.decode(lines[1..lines.len() - 1].concat()).unwrap();
+    // Behind the second of the public key's three places, and a length.
+    let public = &bytes[62..94];
+    let second = bytes[94..].windows(32).position(|window| window == public).unwrap() + 94;
+    let seed = &bytes[second + 36..second + 68];
+    [&letters[10..20], &letters[30..40], &seed[..10], &seed[20..30]].map(<[u8]>::to_vec).to_vec()
+}
+
 /// One test, because all of the process is watched.
 #[test]
 fn no_memory_is_given_back_with_a_private_key_in_it() {
-    for kind in IdentityKind::ALL {
-        let (lab, keys) = (Lab::new(), make(kind));
+    let made = IdentityKind::ALL.map(|kind| (Some(kind), make(kind), forms as fn(&str) -> _));
+    let (identity, recipient) =
+        (include_str!("data/age/keys/ssh_ed25519"), include_str!("data/age/keys/ssh_ed25519.pub"));
+    let ssh = GeneratedIdentity { identity: identity.trim_end().to_owned().into(), recipient: recipient.to_owned() };
+    for (kind, keys, forms) in made.into_iter().chain([(None, ssh, ssh_forms as fn(&str) -> _)]) {
+        let lab = Lab::new();
         let app = lab.create(4096);
         app.execute("INSERT INTO t VALUES (1, zeroblob(200000), 'a')", []).unwrap();
         let file = lab.folder.path().join("identity.txt");
@@ -120,6 +138,7 @@ fn no_memory_is_given_back_with_a_private_key_in_it() {
         assert_eq!(freed, 0, "{kind:?}: secret {WHICH:?} in a block of {SIZE:?}");
 
         // A new key: its text begins so.
+        let Some(kind) = kind else { continue };
         let start = keys.identity[..=keys.identity.rfind('1').unwrap()].as_bytes().to_vec();
         let lower = start.to_ascii_lowercase();
         assert_eq!(freed_with(vec![start, lower], || drop(generate_identity(kind).unwrap())), 0, "{kind:?}");

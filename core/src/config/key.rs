@@ -66,7 +66,7 @@ keys! {
     Restore: "restore", "REPLICATE_RESTORE", "missing", false,
         "`missing`: a database that does not exist is restored before the call returns. `never`: it starts empty.";
     AgeRecipient: "age_recipient", "REPLICATE_AGE_RECIPIENT", "", false,
-        "Public age keys to seal every object to (`age1pq1…`, `age1…`, `age1xw1…`), one a line. Without it objects are written as they are.";
+        "Public age keys to seal every object to (`age1pq1…`, `age1…`, `age1xw1…`, `ssh-ed25519 …`), one a line. Without it objects are written as they are.";
     AgeRecipientsFile: "age_recipients_file", "REPLICATE_AGE_RECIPIENTS_FILE", "", false,
         "A file with such keys; those of both are used.";
     AgeIdentity: "age_identity", "REPLICATE_AGE_IDENTITY", "", true,

@@ -66,6 +66,13 @@ pub(super) fn sha256(parts: &[&[u8]]) -> [u8; 32] {
     out
 }
 
+/// SHA-512.
+pub(super) fn sha512(bytes: &[u8]) -> Zeroizing<[u8; 64]> {
+    let mut out = Zeroizing::new([0; 64]);
+    out.copy_from_slice(ring::digest::digest(&ring::digest::SHA512, bytes).as_ref());
+    out
+}
+
 fn aead(key: &[u8; 32]) -> LessSafeKey {
     LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, key).expect("32 bytes are a key"))
 }

@@ -13,6 +13,7 @@ use super::crypto::wipe_stack;
 use super::hybrid::{HybridIdentity, Spelling};
 use super::list::{KeyList, key_lines};
 use super::recipients::{Recipient, Recipients};
+use super::ssh::{self, SshIdentity};
 use crate::error::{Error, ErrorKind, Result};
 
 /// A kind of key pair.
@@ -58,17 +59,26 @@ impl std::str::FromStr for IdentityKind {
 enum Identity {
     X25519(Box<ClassicIdentity>),
     Hybrid(Box<HybridIdentity>),
+    Ssh(Box<SshIdentity>),
 }
 
 // Never inlined, so that what they leave on the stack lies where `wipe_stack` reaches.
 impl Identity {
+    /// The text of a new one, and its public half.
     #[inline(never)]
-    fn generate(kind: IdentityKind) -> Result<Self> {
-        Ok(match kind {
-            IdentityKind::X25519 => Self::X25519(Box::new(ClassicIdentity::generate()?)),
-            IdentityKind::PostQuantum => Self::Hybrid(Box::new(HybridIdentity::generate(Spelling::Pq)?)),
-            IdentityKind::XWing => Self::Hybrid(Box::new(HybridIdentity::generate(Spelling::Xw)?)),
-        })
+    fn generate(kind: IdentityKind) -> Result<(Zeroizing<String>, Recipient)> {
+        let hybrid = |spelling| {
+            let key = Box::new(HybridIdentity::generate(spelling)?);
+            Ok((key.text(), Recipient::Hybrid(Box::new(key.recipient()))))
+        };
+        match kind {
+            IdentityKind::X25519 => {
+                let key = Box::new(ClassicIdentity::generate()?);
+                Ok((key.text(), Recipient::X25519(key.recipient())))
+            }
+            IdentityKind::PostQuantum => hybrid(Spelling::Pq),
+            IdentityKind::XWing => hybrid(Spelling::Xw),
+        }
     }
 
     #[inline(never)]
@@ -85,17 +95,15 @@ impl Identity {
         Err(match text {
             _ if text.starts_with("age1") => "a public key where a private one belongs",
             _ if text.starts_with("AGE-PLUGIN-") => "plugins are not supported",
-            _ if text.starts_with("-----BEGIN") || text.starts_with("ssh-") => super::NO_SSH,
+            _ if text.starts_with("ssh-") => "a public key where a private one belongs",
+            _ if text.starts_with("-----BEGIN") => ssh::OTHER_KIND,
             _ => "not a private key (AGE-SECRET-KEY-…)",
         })
     }
 
     #[inline(never)]
-    fn text(&self) -> Zeroizing<String> {
-        match self {
-            Self::X25519(key) => key.text(),
-            Self::Hybrid(key) => key.text(),
-        }
+    fn parse_ssh(lines: &[&str]) -> Result<Self, &'static str> {
+        Ok(Self::Ssh(Box::new(SshIdentity::parse(lines.iter().copied())?)))
     }
 
     #[inline(never)]
@@ -103,6 +111,7 @@ impl Identity {
         match self {
             Self::X25519(key) => Recipient::X25519(key.recipient()),
             Self::Hybrid(key) => Recipient::Hybrid(Box::new(key.recipient())),
+            Self::Ssh(key) => Recipient::Ssh(Box::new(key.recipient())),
         }
     }
 
@@ -111,6 +120,7 @@ impl Identity {
         match self {
             Self::X25519(key) => key.unwrap_stanzas(stanzas),
             Self::Hybrid(key) => key.unwrap_stanzas(stanzas),
+            Self::Ssh(key) => key.unwrap_stanzas(stanzas),
         }
     }
 }
@@ -120,14 +130,22 @@ impl Identity {
 pub struct Identities(Vec<Identity>);
 
 impl Identities {
-    /// Parses a list: one key a line; empty lines and lines that begin with `#` are skipped.
+    /// Parses a list: one key a line, an SSH key in the lines that `ssh-keygen` writes; empty lines and lines that begin
+    /// with `#` are skipped.
     ///
     /// # Errors
     /// [`Config`](ErrorKind::Config) with the number of the line and the reason, never with its text.
     pub fn parse(text: &str) -> Result<Self> {
         let mut keys = Vec::new();
-        for (number, line) in key_lines(text, KeyList::Identities)? {
-            let key = Identity::parse(line);
+        let mut lines = key_lines(text, KeyList::Identities)?;
+        while let Some((number, line)) = lines.next() {
+            let key = match line {
+                ssh::BEGIN => {
+                    let inside = lines.by_ref().map(|(_, line)| line).take_while(|line| *line != ssh::END);
+                    Identity::parse_ssh(&inside.collect::<Vec<_>>())
+                }
+                _ => Identity::parse(line),
+            };
             wipe_stack();
             keys.push(key.map_err(|why| KeyList::Identities.wrong_line(number, why))?);
         }
@@ -199,11 +217,10 @@ impl fmt::Debug for GeneratedIdentity {
 /// # Errors
 /// [`Internal`](ErrorKind::Internal) if the system gives no random bytes.
 pub fn generate_identity(kind: IdentityKind) -> Result<GeneratedIdentity> {
-    let key = Identity::generate(kind)?;
-    let recipients = Recipients::from(key.recipient());
-    let identity = key.text();
+    let made = Identity::generate(kind);
     wipe_stack();
-    Ok(GeneratedIdentity { identity, recipient: recipients.to_texts().concat() })
+    let (identity, recipient) = made?;
+    Ok(GeneratedIdentity { identity, recipient: Recipients::from(recipient).to_texts().concat() })
 }
 
 /// The public keys of private ones, given as text in the form of [`Identities::parse`].

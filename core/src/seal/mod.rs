@@ -3,7 +3,7 @@
 //! Bytes in, bytes out: nothing here reads a file or asks a store. `store` seals what it puts and opens what it
 //! gets, and nothing reaches a bucket by another way.
 //!
-//! Key pairs and their text are in `recipients` and `identities` (private ones in `classic` and `hybrid`); what a file
+//! Key pairs and their text are in `recipients` and `identities` (private ones in `classic`, `hybrid` and `ssh`); what a file
 //! looks like is in `header` and `payload`; `opener` reads one as it arrives. `Keys` is what one replica is
 //! sealed to and opened with. How a file is put together is in `core/docs/SEALING.md`.
 
@@ -19,6 +19,7 @@ mod list;
 mod opener;
 mod payload;
 mod recipients;
+mod ssh;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -36,9 +37,6 @@ pub(crate) use self::keys::RewrapError;
 pub(crate) use self::opener::Opener;
 pub(crate) use self::payload::{CHUNK, Geometry, NONCE, PayloadKey, SEALED_CHUNK};
 use self::recipients::is_low_order;
-
-/// Why an SSH key is refused.
-const NO_SSH: &str = "SSH keys are not supported, because the code for them leaks RSA keys by its timing; `replicate keygen` makes a key";
 
 /// Why a sealed file does not open. The source of the [`Error`] that is returned for it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]

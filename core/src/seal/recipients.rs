@@ -10,6 +10,7 @@ use super::crypto;
 use super::hybrid::{HybridRecipient, Spelling};
 use super::identities::IdentityKind;
 use super::list::{KeyList, key_lines};
+use super::ssh::SshRecipient;
 use crate::error::{Error, ErrorKind, Result};
 
 /// The longest line that can hold a public key.
@@ -19,6 +20,7 @@ const LONGEST: usize = 8 << 10;
 pub(super) enum Recipient {
     X25519(age::x25519::Recipient),
     Hybrid(Box<HybridRecipient>),
+    Ssh(Box<SshRecipient>),
 }
 
 impl Recipient {
@@ -36,10 +38,12 @@ impl Recipient {
             let key: age::x25519::Recipient = text.parse().map_err(|_| "not well-formed, or mistyped")?;
             return if is_low_order_text(text) { Err("a point that gives no secret") } else { Ok(Self::X25519(key)) };
         }
+        if text.starts_with("ssh-") {
+            return Ok(Self::Ssh(Box::new(SshRecipient::parse(text)?)));
+        }
         Err(match text {
             _ if text.starts_with("AGE-SECRET-KEY-") => "a private key where a public one belongs",
-            _ if text.starts_with("ssh-") => super::NO_SSH,
-            _ => "not a public key (age1…, age1pq1…, age1xw1…)",
+            _ => "not a public key (age1…, age1pq1…, age1xw1…, ssh-ed25519)",
         })
     }
 
@@ -47,6 +51,7 @@ impl Recipient {
         match self {
             Self::X25519(key) => key.to_string(),
             Self::Hybrid(key) => key.text(),
+            Self::Ssh(key) => key.text(),
         }
     }
 
@@ -54,10 +59,11 @@ impl Recipient {
         matches!(self, Self::Hybrid(_))
     }
 
-    fn kind(&self) -> IdentityKind {
+    fn kind(&self) -> &'static str {
         match self {
-            Self::X25519(_) => IdentityKind::X25519,
-            Self::Hybrid(key) => key.kind(),
+            Self::X25519(_) => IdentityKind::X25519.name(),
+            Self::Hybrid(key) => key.kind().name(),
+            Self::Ssh(_) => "ssh",
         }
     }
 
@@ -65,6 +71,7 @@ impl Recipient {
         let wrapped = match self {
             Self::X25519(key) => key.wrap_file_key(file_key),
             Self::Hybrid(key) => key.wrap_file_key(file_key),
+            Self::Ssh(key) => key.wrap_file_key(file_key),
         };
         wrapped
             .map(|(stanzas, _)| stanzas)
@@ -72,7 +79,7 @@ impl Recipient {
     }
 }
 
-/// The public keys that objects are sealed to: at least one, and either all classic (`age1…`) or all
+/// The public keys that objects are sealed to: at least one, and either all classic (`age1…`, `ssh-ed25519 …`) or all
 /// post-quantum (`age1pq1…`, `age1xw1…`), so that nothing is weaker than its strongest key promises.
 #[derive(Clone)]
 pub struct Recipients(Vec<Recipient>);
@@ -102,7 +109,7 @@ impl Recipients {
         if post_quantum != 0 && post_quantum != keys.len() {
             return Err(KeyList::Recipients
                 .wrong("classic and post-quantum keys are mixed")
-                .with_hint("an object is as weak as its weakest key: use age1pq1… keys only, or age1… keys only"));
+                .with_hint("an object is as weak as its weakest key: use age1pq1… keys only, or none of them"));
         }
         Ok(Self(keys))
     }
@@ -138,7 +145,7 @@ impl Recipients {
     #[must_use]
     pub fn fingerprints(&self) -> Vec<String> {
         let digits = |key: &Recipient| hex(&crypto::sha256(&[key.text().as_bytes()])[..4]);
-        self.0.iter().map(|key| format!("{}:{}", key.kind().name(), digits(key))).collect()
+        self.0.iter().map(|key| format!("{}:{}", key.kind(), digits(key))).collect()
     }
 
     /// Sixteen hex digits that change when the set of keys does, not when their order does.

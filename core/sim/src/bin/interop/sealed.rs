@@ -11,23 +11,36 @@ use replicate_sim::peers::{App, Outcome, Pace, Place, Side, compare, wait_until}
 #[derive(Clone, Copy)]
 pub(super) struct Kind {
     pub(super) name: &'static str,
-    /// Arguments of `age-keygen`; `None`: the key is made by us.
-    age_keygen: Option<&'static [&'static str]>,
+    made: Made,
     /// Files prove who has made them, and are for a second key as well.
     signed: bool,
 }
+
+/// Who has made a key.
+#[derive(Clone, Copy)]
+enum Made {
+    Us,
+    /// `age-keygen` with these arguments.
+    Age(&'static [&'static str]),
+    /// `ssh-keygen`, once: the one of the test vectors.
+    Ssh,
+}
+
+const SSH_KEY: &str = include_str!("../../../../tests/data/age/keys/ssh_ed25519");
+const SSH_PUBLIC: &str = include_str!("../../../../tests/data/age/keys/ssh_ed25519.pub");
 
 /// The shared secret of files that prove it.
 const SECRET: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 
 /// Every kind that `age` knows, made by either side.
-pub(super) const KINDS: [Kind; 6] = [
-    Kind { name: "x25519", age_keygen: None, signed: false },
-    Kind { name: "pq", age_keygen: None, signed: false },
-    Kind { name: "x25519", age_keygen: Some(&[]), signed: false },
-    Kind { name: "pq", age_keygen: Some(&["-pq"]), signed: false },
-    Kind { name: "x25519", age_keygen: None, signed: true },
-    Kind { name: "pq", age_keygen: Some(&["-pq"]), signed: true },
+pub(super) const KINDS: [Kind; 7] = [
+    Kind { name: "x25519", made: Made::Us, signed: false },
+    Kind { name: "pq", made: Made::Us, signed: false },
+    Kind { name: "x25519", made: Made::Age(&[]), signed: false },
+    Kind { name: "pq", made: Made::Age(&["-pq"]), signed: false },
+    Kind { name: "x25519", made: Made::Us, signed: true },
+    Kind { name: "pq", made: Made::Age(&["-pq"]), signed: true },
+    Kind { name: "ssh", made: Made::Ssh, signed: false },
 ];
 
 /// One database, one key.
@@ -105,7 +118,11 @@ impl Trial<'_> {
         }
         self.by_hand(sealed.folder(), &key, &database)?;
         self.not_by_hand(&objects, &key, stripped.folder(), sealed.folder())?;
-        let by = if kind.age_keygen.is_some() { "age" } else { "us" };
+        let by = match kind.made {
+            Made::Us => "us",
+            Made::Age(_) => "age",
+            Made::Ssh => "ssh-keygen",
+        };
         Ok(format!("{} objects, key by {by}{}", objects.len(), if kind.signed { ", signed, two keys" } else { "" }))
     }
 
@@ -129,15 +146,20 @@ impl Trial<'_> {
 
     /// Makes a key pair; the public half.
     fn keygen(&self, kind: Kind, key: &Path) -> Outcome<String> {
-        match kind.age_keygen {
-            Some(arguments) => {
+        match kind.made {
+            Made::Age(arguments) => {
                 let keygen = self.age.with_file_name("age-keygen");
                 call(Command::new(keygen).args(arguments).arg("-o").arg(key))?;
             }
-            None => drop(call(Command::new(self.ours).args(["keygen", "--kind", kind.name, "-o"]).arg(key))?),
+            Made::Us => drop(call(Command::new(self.ours).args(["keygen", "--kind", kind.name, "-o"]).arg(key))?),
+            Made::Ssh => std::fs::write(key, SSH_KEY).map_err(|e| format!("write the key: {e}"))?,
         }
         let public = call(Command::new(self.ours).args(["keygen", "-y"]).arg(key))?;
-        let theirs = call(Command::new(self.age.with_file_name("age-keygen")).arg("-y").arg(key))?;
+        let theirs = match kind.made {
+            // With a comment behind it.
+            Made::Ssh => format!("{}\n", SSH_PUBLIC.rsplit_once(' ').map_or(SSH_PUBLIC, |(key, _)| key)),
+            _ => call(Command::new(self.age.with_file_name("age-keygen")).arg("-y").arg(key))?,
+        };
         if public == theirs { Ok(public.trim().to_owned()) } else { Err("two public keys for one private".to_owned()) }
     }
 
