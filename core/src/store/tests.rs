@@ -76,13 +76,18 @@ fn txids() -> TxidRange {
 /// A store with one object at level 0.
 fn holding(keys: Arc<Keys>, bytes: &[u8]) -> (LtxStore, Arc<Counting>, LtxInfo) {
     let blob = Arc::new(Counting::new());
+    let (store, info) = held_by(&blob, keys, bytes);
+    (store, blob, info)
+}
+
+fn held_by(blob: &Arc<Counting>, keys: Arc<Keys>, bytes: &[u8]) -> (LtxStore, LtxInfo) {
     let store = LtxStore::new(blob.clone(), keys);
     let key = store.layout.key(Level::L0, txids()).expect("a key");
     let options = PutOptions { mode: PutMode::Create, created: Timestamp(1) };
     let body: Body = Arc::new(Bytes::copy_from_slice(bytes));
     block_on(blob.put(&key, body, options)).expect("stored");
     let info = block_on(store.list(Level::L0, Txid::ZERO)).expect("listed").remove(0);
-    (store, blob, info)
+    (store, info)
 }
 
 fn seal_error(error: &Error) -> crate::seal::SealError {
@@ -274,6 +279,20 @@ fn a_store_that_sends_more_than_it_was_asked_for_is_refused() {
             let read = block_on(store.get(&info, Some(0..10))).map_err(Error::from);
             assert_eq!(read.err().map(|e| e.kind()), Some(ErrorKind::Unsupported), "{len} {more}");
         }
+    }
+}
+
+#[test]
+fn a_store_whose_bodies_end_early_is_asked_again_but_not_for_ever() {
+    let keys = sealing_keys(IdentityKind::X25519, true);
+    let sealed = Sealed::new(&keys, Place { level: Level::L0, txids: txids() }, Arc::new(pattern(4096)), Link::NONE);
+    let body = sealed.expect("sealed").body;
+    let whole = block_on(body.read(0..body.len())).expect("read");
+    for (most, kind) in [(100, None), (1, Some(ErrorKind::Unavailable))] {
+        let blob = Arc::new(Counting { most, ..Counting::new() });
+        let (store, info) = held_by(&blob, keys.clone(), &whole);
+        assert_eq!(block_on(store.open(&info)).err().map(|e| e.kind()), kind, "{most}");
+        assert!(blob.asked.lock().expect("not poisoned").len() < 200, "{most}");
     }
 }
 
