@@ -56,6 +56,11 @@ pub(crate) fn run(arguments: &[String]) -> Outcome {
     }
 }
 
+/// Every target for half a minute, from what is committed: a part of the tests.
+pub(crate) fn each(counts: &mut Counts) -> Outcome {
+    all(&build()?, &arguments_of(&[], &targets()?)?, counts)
+}
+
 fn arguments_of(arguments: &[String], known: &[String]) -> Outcome<Wanted> {
     let mut wanted = Wanted { seconds: SECONDS, ..Wanted::default() };
     let mut words = arguments.iter();

@@ -8,6 +8,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::Outcome;
+use crate::fuzz;
 use crate::readme;
 use crate::sh;
 use crate::tools;
@@ -26,6 +27,7 @@ const PARTS: &[Part] = &[
     Part { name: "locks", tests: "core/locklab/test_locks.py", run: |_, counts| locks_into(counts) },
     Part { name: "python", tests: "py/tests", run: |_, counts| python(counts) },
     Part { name: "readme", tests: "README.md", run: |_, counts| readme::run(counts) },
+    Part { name: "fuzz", tests: "core/fuzz", run: |_, counts| fuzz::each(counts) },
 ];
 
 /// Tests as their runners counted them.

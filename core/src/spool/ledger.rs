@@ -120,7 +120,8 @@ impl Ledger {
             pages: 0,
         };
         if let Some((base, file)) = read_base(&disk, &path).map_err(wrap)? {
-            let room = file.len().map_err(wrap)?.saturating_sub(HEADER) / 8;
+            // A part of an entry counts: it must be overwritten before it is one.
+            let room = file.len().map_err(wrap)?.saturating_sub(HEADER).div_ceil(8);
             ledger.room = u32::try_from(room).unwrap_or(u32::MAX);
             ledger.valid = base.pages;
             ledger.pages = base.pages;
@@ -519,6 +520,20 @@ mod tests {
         assert_eq!(contents(&ledger, 6), expected);
         let disk: SharedDisk = Arc::new(RealDisk);
         assert_eq!(contents(&Ledger::open(disk, folder.path(), None).expect("opens"), 6), expected);
+    }
+
+    /// Found by the fuzzer: a write that a crash has cut in the middle of an entry.
+    #[test]
+    fn a_part_of_an_entry_behind_the_last_one_does_not_become_one() {
+        let folder = tempfile::tempdir().expect("folder");
+        drop(seeded(folder.path()));
+        let disk = RealDisk;
+        let file = crate::disk::Disk::open_rw(&disk, &folder.path().join("ledger")).expect("opens");
+        file.write_at(HEADER + 6 * 8, &[0x86, 0x42]).expect("writes");
+        let mut ledger = Ledger::open(Arc::new(disk), folder.path(), None).expect("opens");
+        ledger.record(Txid(2), 8, [(pgno(8), 88)].into_iter());
+        ledger.flush(Txid(2)).expect("flushes");
+        assert_eq!(contents(&ledger, 8), [1, 2, 3, 4, 5, 6, 0, 88]);
     }
 
     #[test]
