@@ -3,8 +3,8 @@
 use replicate_sim::sim::many::{Many, run_caught, run_many};
 use replicate_sim::sim::{Mutant, Schedule};
 
-/// Some minute of two cores that have nothing else to do.
-const SCHEDULES: u64 = 20_000;
+/// Four minutes of two cores that have nothing else to do.
+const SCHEDULES: u64 = 100_000;
 /// A defect must show within so many; the median needs 60.
 const MUTANT_SCHEDULES: u64 = 100_000;
 

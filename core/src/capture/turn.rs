@@ -118,11 +118,12 @@ impl Capture {
     fn sealed_turn(&mut self, door: &mut dyn Door) -> Result<Vec<Event>> {
         let mut events = Vec::new();
         let close = self.approach(door, &mut events);
-        door.brake(Braking::Off)?;
-        if close? && (mutant!(SealSkipped) || door.seal(PATIENCE)?) {
+        // Taking the lock takes the brake off.
+        if matches!(close, Ok(true)) && (mutant!(SealSkipped) || door.seal(PATIENCE)?) {
             self.turn_sealed(door, &mut events)?;
         }
-        Ok(events)
+        door.brake(Braking::Off)?;
+        close.map(|_| events)
     }
 
     /// Comes so close to the writers that what is left takes them little time. `false` if that is in vain.

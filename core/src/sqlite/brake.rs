@@ -1,8 +1,9 @@
 //! Slowing writers down: the write lock is held in slices, with gaps between them.
 //!
 //! SQLite sleeps 1, 2, 5, 10, 15 and 20 ms between its tries for a lock (`sqliteDefaultBusyCallback`), so a writer that
-//! meets a slice tries again 1, 3, 8, 18 and 33 ms later. A slice ends before the fourth of these, and the gap lasts
-//! until whoever came into the slice has tried once more: nobody waits for two of them. So a write is late by 18 ms at
+//! meets a slice tries again 1, 3, 8, 18 and 33 ms later. A slice ends before the fourth of these, and the gap after it
+//! lasts until somebody has committed and some time more: whoever came into the slice has tried once more by then, and
+//! nobody waits for two of them, also if the machine is so busy that it wakes up late. So a write is late by 18 ms at
 //! most, and a writer that never pauses has about a third of the time. Where that is not enough the gap is shorter
 //! ([`Braking::Hard`]): a writer alone still waits no longer, of several one may wait for two slices or more.
 //!
@@ -16,15 +17,19 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use super::{block_signals, connection};
+use super::{PinnedFile, block_signals, connection};
 use crate::error::{Error, ErrorKind, Result};
 
 /// How long the lock is held at a time.
 const HELD: Duration = Duration::from_millis(16);
-/// How long it is free after that, and how long where that is not enough: a writer alone still comes into every gap,
-/// of several some wait for the next one.
-const FREE: Duration = Duration::from_millis(12);
-const HARDLY_FREE: Duration = Duration::from_millis(6);
+/// How long it stays free once somebody has committed, and how long where that is not enough: of several writers some
+/// wait for the next gap then.
+const FREE: Duration = Duration::from_millis(10);
+const HARDLY_FREE: Duration = Duration::from_millis(3);
+/// How long it is free if nobody commits: longer than anybody who came into a slice waits for his next try.
+const UNUSED: Duration = Duration::from_millis(24);
+/// How often it is looked whether somebody has committed.
+const LOOK: Duration = Duration::from_millis(1);
 /// Slices that follow when it was asked for: about half a second.
 const SLICES: u32 = 18;
 /// How long the lock is tried for.
@@ -37,7 +42,7 @@ pub enum Braking {
     Off,
     /// To about a third of the time.
     On,
-    /// To about a sixth.
+    /// To about a seventh.
     Hard,
 }
 
@@ -53,13 +58,13 @@ pub(super) struct Brake {
 
 impl Brake {
     /// Puts it on.
-    pub(super) fn start(writer: Connection) -> Result<Self> {
+    pub(super) fn start(writer: Connection, commits: Commits) -> Result<Self> {
         let (end, ended) = channel();
         let (left, hard) = (Arc::new(AtomicU32::new(SLICES)), Arc::new(AtomicBool::new(false)));
         let (slices, harder) = (left.clone(), hard.clone());
         let thread = std::thread::Builder::new().name("replicate-brake".into()).spawn(move || {
             block_signals();
-            let done = slice(&writer, &ended, &slices, &harder);
+            let done = slice(&writer, &commits, &ended, &slices, &harder);
             let released = connection::rollback(&writer);
             (writer, done.and(released))
         });
@@ -88,7 +93,53 @@ impl Brake {
     }
 }
 
-fn slice(writer: &Connection, ended: &Receiver<()>, left: &AtomicU32, hard: &AtomicBool) -> Result<()> {
+/// Tells whether anybody has committed: the header of the WAL index, which every commit changes.
+#[derive(Clone, Debug)]
+pub(super) struct Commits(pub(super) Arc<PinnedFile>);
+
+impl Commits {
+    /// Changes with every commit. Without an answer it does not: then the longest time is waited.
+    fn now(&self) -> [u8; INDEX_HEADER] {
+        let mut bytes = [0; INDEX_HEADER];
+        match self.0.read_at(0, &mut bytes) {
+            Ok(_) => bytes,
+            Err(_) => [0; INDEX_HEADER],
+        }
+    }
+
+    /// Returns when somebody has committed, or nobody who waited for the lock still does.
+    #[expect(clippy::disallowed_methods, reason = "so short a time is no matter of the clock")]
+    pub(super) fn wait(&self) {
+        self.wait_while(|| {
+            std::thread::sleep(LOOK);
+            true
+        });
+    }
+
+    fn wait_while(&self, mut go_on: impl FnMut() -> bool) -> bool {
+        let before = self.now();
+        for _ in 0..UNUSED.as_millis() / LOOK.as_millis() {
+            if !go_on() {
+                return false;
+            }
+            if self.now() != before {
+                break;
+            }
+        }
+        true
+    }
+}
+
+/// The first copy of the header.
+const INDEX_HEADER: usize = 48;
+
+fn slice(
+    writer: &Connection,
+    commits: &Commits,
+    ended: &Receiver<()>,
+    left: &AtomicU32,
+    hard: &AtomicBool,
+) -> Result<()> {
     let ends = |time| ended.recv_timeout(time) != Err(RecvTimeoutError::Timeout);
     while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
         if connection::begin_write_within(writer, PATIENCE)? {
@@ -98,7 +149,8 @@ fn slice(writer: &Connection, ended: &Receiver<()>, left: &AtomicU32, hard: &Ato
                 return Ok(());
             }
         }
-        if ends(if hard.load(Ordering::Relaxed) { HARDLY_FREE } else { FREE }) {
+        let goes_on = commits.wait_while(|| !ends(LOOK));
+        if !goes_on || ends(if hard.load(Ordering::Relaxed) { HARDLY_FREE } else { FREE }) {
             return Ok(());
         }
     }
@@ -127,7 +179,8 @@ mod tests {
 
         fn brake(&self) -> Brake {
             let path = self.folder.path().join("app.db");
-            Brake::start(connection::open_connection(&path, Duration::ZERO).unwrap()).unwrap()
+            let commits = Commits(Arc::new(PinnedFile::open(&self.folder.path().join("app.db-shm")).unwrap()));
+            Brake::start(connection::open_connection(&path, Duration::ZERO).unwrap(), commits).unwrap()
         }
 
         fn is_free(&self) -> bool {

@@ -10,13 +10,14 @@
 use std::fmt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use replicate_format::{DbHeader, PageSize, Salts, WAL_INDEX_HEADER_LEN, WalIndexHeader};
 use rusqlite::Connection;
 
-use super::brake::{Brake, Braking};
+use super::brake::{Brake, Braking, Commits};
 use super::connection::{self, Checkpoint};
 use super::{FileId, PinnedFile, probe};
 use crate::disk::with_suffix;
@@ -178,7 +179,7 @@ struct SqliteDoor {
     page_size: PageSize,
     wal: std::fs::File,
     wal_id: FileId,
-    shm: PinnedFile,
+    shm: Arc<PinnedFile>,
     readers: [Connection; 2],
     /// Readers with an open transaction, the older first.
     pinned: Vec<usize>,
@@ -200,7 +201,7 @@ impl SqliteDoor {
         #[expect(clippy::disallowed_methods, reason = "the WAL carries no locks, it may be opened and closed")]
         let wal = std::fs::File::open(&wal_path).map_err(open_wal)?;
         let wal_id = FileId::of_file(&wal).map_err(open_wal)?;
-        let shm = PinnedFile::open(&shm_path)?;
+        let shm = Arc::new(PinnedFile::open(&shm_path)?);
         Ok(Self {
             path: path.to_owned(),
             wal_path,
@@ -347,7 +348,11 @@ impl Door for SqliteDoor {
     }
 
     fn seal(&mut self, patience: Duration) -> Result<bool> {
-        self.brake(Braking::Off)?;
+        if self.brake.is_some() {
+            self.brake(Braking::Off)?;
+            // Whoever waited for a slice to end shall not wait for what follows too.
+            Commits(self.shm.clone()).wait();
+        }
         let writer = self.take_writer()?;
         let taken = connection::begin_write_within(&writer, patience);
         self.writer = Some(writer);
@@ -369,7 +374,7 @@ impl Door for SqliteDoor {
             done?;
         }
         if on {
-            self.brake = Some(Brake::start(self.take_writer()?)?);
+            self.brake = Some(Brake::start(self.take_writer()?, Commits(self.shm.clone()))?);
         }
         Ok(())
     }
