@@ -191,6 +191,38 @@ fn rule_5_sealed_and_plain_never_mix_in_one_replica_without_a_word() {
 }
 
 #[test]
+fn rule_5_holds_where_the_bucket_was_emptied_or_somebody_has_put_a_plain_file_in_it() {
+    for emptied in [true, false] {
+        let (lab, keys) = (Lab::new(), make(IdentityKind::X25519));
+        let app = lab.create(4096);
+        let sealed = Handle::start(&lab.database, sealed_to(&lab, &keys).check().unwrap()).unwrap();
+        sealed.sync(SOON).unwrap();
+        sealed.stop(SOON).unwrap();
+        if emptied {
+            std::fs::remove_dir_all(&lab.replica).unwrap();
+        } else {
+            // This host has forgotten all, and the newest file is a plain one.
+            std::fs::remove_dir_all(lab.folder.path().join(".app.db-replicate")).unwrap();
+            let planted = lab.replica.join("ltx/9/0000000000000001-0000000000000099.ltx");
+            std::fs::create_dir_all(planted.parent().unwrap()).unwrap();
+            std::fs::write(planted, [0; 500]).unwrap();
+        }
+        let before = objects(&lab.replica).len();
+        app.execute("INSERT INTO t VALUES (1, x'00', 'a')", []).unwrap();
+        // The variable with the public key is lost.
+        let plain = Handle::start(&lab.database, lab.config()).unwrap();
+        let error = wait_for_failure(&plain);
+        assert!(error.kind() == ErrorKind::Keys && error.to_string().contains("REPLICATE_AGE_RECIPIENT"), "{error}");
+        let _ = plain.stop(SOON);
+        assert_eq!(objects(&lab.replica).len(), before, "nothing was stored");
+        let allowed = lab.options().with(ConfigKey::AgeAllowPlaintext, "true").check().unwrap();
+        let plain = Handle::start(&lab.database, allowed).unwrap();
+        plain.sync(SOON).unwrap();
+        plain.stop(SOON).unwrap();
+    }
+}
+
+#[test]
 fn rule_6_a_sealed_replica_without_a_private_key_is_called_sealed_not_damaged() {
     let (lab, keys) = (Lab::new(), make(IdentityKind::PostQuantum));
     let _app = lab.create(4096);
@@ -273,8 +305,13 @@ fn rule_8_nothing_of_a_damaged_file_reaches_the_database() {
 fn rules_9_and_10_secrets_are_never_told() {
     listen();
     let auth_key = "c2VjcmV0IHNlY3JldCBzZWNyZXQgc2VjcmV0IHNlYzA=";
-    for kind in IdentityKind::ALL {
-        let (lab, keys, other) = (Lab::new(), make(kind), make(kind));
+    let ssh = || GeneratedIdentity {
+        identity: include_str!("data/age/keys/ssh_ed25519").to_owned().into(),
+        recipient: include_str!("data/age/keys/ssh_ed25519.pub").to_owned(),
+    };
+    let made = IdentityKind::ALL.map(|kind| (kind.name(), make(kind), make(kind)));
+    for (kind, keys, other) in made.into_iter().chain([("ssh", ssh(), make(IdentityKind::X25519))]) {
+        let lab = Lab::new();
         let app = lab.create(4096);
         let mut random = Random(91);
         let options = sealed_to(&lab, &keys)
@@ -291,7 +328,7 @@ fn rules_9_and_10_secrets_are_never_told() {
             // What is told of the public keys: how many, of which kind, and four bytes to tell them apart.
             let [told] = status.sealed_to.as_slice() else { panic!("{status:?}") };
             let (name, digits) = told.split_once(':').unwrap();
-            assert!(name == kind.name() && digits.len() == 8 && !keys.recipient.contains(digits), "{told}");
+            assert!(name == kind && digits.len() == 8 && !keys.recipient.contains(digits), "{told}");
         }
         hear(&format!("{:?}", handle.stop(SOON)));
         let reading = |keys: &GeneratedIdentity, auth: &str| opened_by(keys).with(ConfigKey::AuthKey, auth);
@@ -328,7 +365,9 @@ fn rules_9_and_10_secrets_are_never_told() {
                 cause = one.source();
             }
         }
-        let all = [keys.identity.as_str(), &other.identity, auth_key];
+        // Of an SSH key only these letters are secret: the public half is in it, too.
+        let secret = if kind == "ssh" { &keys.identity.lines().nth(4).unwrap()[6..46] } else { keys.identity.as_str() };
+        let all = [secret, &other.identity, auth_key];
         assert_eq!(told(&all), Vec::<String>::new());
         // And all of it was listened to.
         assert!(lines_heard() > 50, "{}", lines_heard());

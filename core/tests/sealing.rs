@@ -271,6 +271,28 @@ fn a_new_header_keeps_who_has_made_a_file_and_damaged_files_keep_no_others_from_
 }
 
 #[test]
+fn a_host_whose_files_got_a_header_for_more_keys_than_it_has_goes_on_with_an_image() {
+    let (lab, host, auditor) = (Lab::new(), make(IdentityKind::X25519), make(IdentityKind::X25519));
+    let app = lab.create(4096);
+    let mut random = Random(29);
+    let mut write = || {
+        let options = sealed_to(&lab, &host).with(ConfigKey::AuthKey, AUTH);
+        let handle = Handle::start(&lab.database, options.check().unwrap()).unwrap();
+        churn(&app, &mut random);
+        handle.sync(SOON).unwrap();
+        handle.stop(SOON).unwrap();
+    };
+    write();
+    let recipients = format!("{}\n{}", host.recipient, auditor.recipient);
+    let options = lab.options().with(ConfigKey::AgeRecipient, recipients);
+    let config = options.with(ConfigKey::AgeIdentity, host.identity.as_str()).check().unwrap();
+    assert!(replicate::rewrap(&config, &mut |_| ()).unwrap().rewrapped > 0);
+    write();
+    assert_eq!(lab.count("9"), 1);
+    assert_same_pages(&app, &restore_with(&lab, opened_by(&host).with(ConfigKey::AuthKey, AUTH)).unwrap());
+}
+
+#[test]
 fn rewrapped_files_open_with_the_new_keys_only_and_the_host_goes_on() {
     let (lab, old, new) = (Lab::new(), make(IdentityKind::X25519), make(IdentityKind::PostQuantum));
     let app = lab.create(4096);

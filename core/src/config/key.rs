@@ -70,7 +70,7 @@ keys! {
     AgeRecipientsFile: "age_recipients_file", "REPLICATE_AGE_RECIPIENTS_FILE", "", false,
         "A file with such keys; those of both are used.";
     AgeIdentity: "age_identity", "REPLICATE_AGE_IDENTITY", "", true,
-        "Private age keys to open objects with, one a line. Only restoring needs them.";
+        "Private age keys to open objects with, one a line (an SSH key as its file has it). Only restoring needs them.";
     AgeIdentityFile: "age_identity_file", "REPLICATE_AGE_IDENTITY_FILE", "", false,
         "A file with such keys; those of both are used.";
     AgeRequired: "age_required", "REPLICATE_AGE_REQUIRED", "false", false,

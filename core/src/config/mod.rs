@@ -238,10 +238,14 @@ fn use_aws_endpoint(s3: &mut S3Location, variable: impl Fn(&str) -> Option<Strin
     Ok(())
 }
 
-/// A text as messages show it: without words that look like a private key of age, or like 32 bytes in base64. Either may
-/// stand where something else belongs.
+/// A text as messages show it: without words that look like a private key of age, like 32 bytes in base64 or like a line of
+/// an SSH key. Each may stand where something else belongs.
 #[must_use]
 pub fn without_secrets(text: &str) -> String {
+    // Of a whole SSH key also the end of the last line, which may be short.
+    if text.contains("PRIVATE KEY") {
+        return "***".to_owned();
+    }
     let in_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '/' | '=' | '-' | '_');
     let mut shown = String::with_capacity(text.len());
     let mut rest = text;
@@ -256,8 +260,14 @@ pub fn without_secrets(text: &str) -> String {
     shown
 }
 
+/// Letters of a line that is taken for one of an SSH key; those have 70 but for the last one.
+const SSH_LINE: usize = 60;
+
 fn is_secret(word: &str) -> bool {
-    word.to_ascii_uppercase().contains("SECRET-KEY") || (word.len() == 44 && BASE64_STANDARD.decode(word).is_ok())
+    let base64 = |word: &str| word.bytes().all(|b| b.is_ascii_alphanumeric() || b"+/=".contains(&b));
+    word.to_ascii_uppercase().contains("SECRET-KEY")
+        || (word.len() == 44 && BASE64_STANDARD.decode(word).is_ok())
+        || (word.len() >= SSH_LINE && base64(word))
 }
 
 fn in_range<T: PartialOrd>(value: T, min: T, max: T, range: &str) -> Result<T, String> {
@@ -420,9 +430,15 @@ mod tests {
         assert!(!format!("{options:?}").contains("hush"));
         // Nor where they do not belong.
         for key in ConfigKey::ALL {
-            for secret in
-                ["AGE-SECRET-KEY-1HUSH", "c3://AGE-SECRET-KEY-1HUSH", "HUSHHUSHHUSHHUSHHUSHHUSHHUSHHUSHHUSHHUSHHUE="]
-            {
+            let line = "HUSH/+".repeat(12);
+            let ssh = format!("-----BEGIN OPENSSH PRIVATE KEY-----\n{line}\nHUSH==\n-----END OPENSSH PRIVATE KEY-----");
+            for secret in [
+                "AGE-SECRET-KEY-1HUSH",
+                "c3://AGE-SECRET-KEY-1HUSH",
+                "HUSHHUSHHUSHHUSHHUSHHUSHHUSHHUSHHUSHHUSHHUE=",
+                &line,
+                &ssh,
+            ] {
                 let options = Options::new().with(*key, secret);
                 let error = options.check().and_then(|c| c.location.ok_or_else(|| Error::internal("none"))).err();
                 assert!(!format!("{options:?} {error:?}").contains("HUSH"), "{} {error:?}", key.name());

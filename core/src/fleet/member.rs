@@ -551,12 +551,13 @@ impl Member {
             // They may have been merged and removed while they were listed.
             files = self.store.list_all().await?;
         }
-        refuse_mixing(&self.store, &files).await?;
+        let local = work.capture(self.env.blocking, |capture| capture.chain()).await;
+        // It is sealed to something else now: to nothing.
+        refuse_mixing(&self.store, &files, local.rekeyed && !local.sealed).await?;
         let remote = RemoteChain::of(&files, is_restorable(&files));
         if !remote.whole {
             tracing::error!(replica = self.store.location(), "files are missing in the replica, storing a snapshot");
         }
-        let local = work.capture(self.env.blocking, |capture| capture.chain()).await;
         let mut decided = reconcile(&local, &remote)?;
         if let Reconciled::Continue { prove, .. } = &decided
             && !self.are_ours(work, &files, prove).await?

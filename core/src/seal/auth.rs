@@ -67,6 +67,12 @@ impl Link {
         let found = stanzas.iter().find(|stanza| is_auth(stanza));
         found.and_then(|stanza| stanza.body.as_slice().try_into().ok()).map_or(Self::NONE, Self)
     }
+
+    /// By which what follows on the file with this header names it, see [`Linked::name`].
+    pub(super) fn name_of(stanzas: &[Stanza], level: Level) -> Self {
+        let named = stanzas.iter().find(|stanza| is_auth(stanza)).and_then(|stanza| named(&stanza.args));
+        named.filter(|named| level == Level::SNAPSHOT && *named != Self::NONE).unwrap_or_else(|| Self::of(stanzas))
+    }
 }
 
 /// The files of level 0 and the images that were read from a replica: of two neighbours the later one names the earlier
@@ -121,6 +127,18 @@ impl Chain {
     }
 }
 
+/// What a file names, by the arguments of its stanza; `None` if they are malformed.
+fn named(arguments: &[String]) -> Option<Link> {
+    match arguments {
+        [method] if method == METHOD => Some(Link::NONE),
+        [method, named] if method == METHOD => {
+            let named = BASE64_STANDARD_NO_PAD.decode(named).ok();
+            named.and_then(|named| named.try_into().ok()).map(Link)
+        }
+        _ => None,
+    }
+}
+
 /// The shared secret.
 pub(super) struct AuthKey(Box<Secret32>);
 
@@ -163,14 +181,7 @@ impl AuthKey {
         let (Some(stanza), None) = (found.next(), found.next()) else {
             return Err(SealError::Forged("it bears no authentication, or several"));
         };
-        let previous = match stanza.args.as_slice() {
-            [method] if method == METHOD => Some(Link::NONE),
-            [method, named] if method == METHOD => {
-                let named = BASE64_STANDARD_NO_PAD.decode(named).ok();
-                named.and_then(|named| named.try_into().ok()).map(Link)
-            }
-            _ => None,
-        };
+        let previous = named(&stanza.args);
         let tag: Option<[u8; 32]> = stanza.body.as_slice().try_into().ok();
         let (previous, tag) = previous.zip(tag).ok_or(SealError::Forged("its authentication is malformed"))?;
         match crypto::same(&tag, &self.tag(file_key, place, previous)) {

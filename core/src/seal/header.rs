@@ -14,6 +14,7 @@ use super::auth::Link;
 use super::crypto;
 use super::identities::Identities;
 use crate::error::Result;
+use replicate_format::Level;
 
 /// The first line.
 pub(crate) const MAGIC: &[u8] = b"age-encryption.org/v1\n";
@@ -86,8 +87,8 @@ impl Header {
     }
 
     /// By which the next file names the one with this header; whether it is true is not looked at.
-    pub(crate) fn link(&self) -> Link {
-        Link::of(&self.stanzas)
+    pub(crate) fn name(&self, level: Level) -> Link {
+        Link::name_of(&self.stanzas, level)
     }
 
     /// Its stanzas.

@@ -40,7 +40,7 @@ pub(crate) async fn ship_file(store: &LtxStore, file: &SpoolFile, sealed: &Seale
         PutOutcome::Exists(_) if mutant!(ExistingTrusted) => Ok(false),
         PutOutcome::Exists(key) if store.holds(&key, sealed).await? => {
             tracing::debug!(%key, "object was there already, and is ours");
-            Ok(false)
+            store.is_as_sealed(&key, sealed).await
         }
         PutOutcome::Exists(_) => {
             let (txids, replica) = (file.txids, store.location());
@@ -51,13 +51,32 @@ pub(crate) async fn ship_file(store: &LtxStore, file: &SpoolFile, sealed: &Seale
     }
 }
 
-/// Refuses to write sealed files beside plain ones, or plain ones beside sealed, unless that is allowed. The newest
-/// file tells which they are.
-pub(crate) async fn refuse_mixing(store: &LtxStore, files: &[LtxInfo]) -> Result<()> {
+/// Refuses to write sealed files beside plain ones, or plain ones beside sealed, unless that is allowed. Before sealing, the
+/// newest file tells which they are. Before writing plain, no level may end with a sealed one (a plain file put there by
+/// somebody else must not hide it), nor may this host remember that it has sealed what it stored there.
+pub(crate) async fn refuse_mixing(store: &LtxStore, files: &[LtxInfo], sealed_before: bool) -> Result<()> {
     let keys = store.keys();
-    let Some(newest) = files.iter().max_by_key(|file| file.txids.max()) else { return Ok(()) };
     let seals = keys.recipients().is_some();
-    if keys.allows_plaintext() || store.is_sealed(newest).await? == seals {
+    if keys.allows_plaintext() {
+        return Ok(());
+    }
+    let newest = |files: Vec<&LtxInfo>| files.into_iter().max_by_key(|file| file.txids.max()).cloned();
+    let mixes = match seals {
+        true => match newest(files.iter().collect()) {
+            Some(newest) => !store.is_sealed(&newest).await?,
+            None => false,
+        },
+        false => {
+            let mut sealed = sealed_before;
+            for level in Level::all() {
+                if let Some(newest) = newest(files.iter().filter(|file| file.level == level).collect()) {
+                    sealed |= store.is_sealed(&newest).await?;
+                }
+            }
+            sealed
+        }
+    };
+    if !mixes {
         return Ok(());
     }
     let replica = store.location();
@@ -67,7 +86,7 @@ pub(crate) async fn refuse_mixing(store: &LtxStore, files: &[LtxInfo]) -> Result
             "give the sealed replica a path of its own, or set age_allow_plaintext to let both lie there",
         ),
         false => (
-            format!("the replica is sealed, and no age recipient is set replica={replica}"),
+            format!("the replica is, or was, sealed, and no age recipient is set replica={replica}"),
             "set REPLICATE_AGE_RECIPIENT; or give the plain replica a path of its own",
         ),
     };

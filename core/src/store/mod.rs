@@ -130,15 +130,18 @@ impl LtxStore {
         Sealed::new(&self.keys, Place { level, txids }, plain, previous)
     }
 
-    /// The link of the file that ends before this id, of level 0 or, if there is none, of the image; none if there is no
-    /// such file, or files are not authenticated. Needs no key.
+    /// By which the file that begins with this id names the one before it: the image that ends there, which a restore
+    /// begins with, or the file of level 0; none if there is no such file, or files are not authenticated. Needs no key.
+    ///
+    /// # Errors
+    /// [`Corrupt`](ErrorKind::Corrupt) if there is one that bears no authentication: nothing can follow on it.
     pub(crate) async fn link_before(&self, txid: Txid) -> Result<Link> {
         let end = txid.prev();
         let Some(single) = TxidRange::single(end).filter(|_| self.keys.authenticates()) else {
             return Ok(Link::NONE);
         };
         let image = TxidRange::new(Txid(1), end).unwrap_or(single);
-        for (level, txids) in [(Level::L0, single), (Level::SNAPSHOT, image)] {
+        for (level, txids) in [(Level::SNAPSHOT, image), (Level::L0, single)] {
             match self.blob.head(&self.layout.key(level, txids)?).await {
                 Ok(there) => return self.link_of(LtxInfo::new(Place { level, txids }, there)).await,
                 Err(BlobError::NotFound { .. }) => {}
@@ -149,16 +152,18 @@ impl LtxStore {
     }
 
     async fn link_of(&self, file: LtxInfo) -> Result<Link> {
-        let mut head = self.exactly(&file, 0..open::HEAD.min(file.size)).await?;
-        if !head.starts_with(MAGIC_START) {
-            return Ok(Link::NONE);
+        let head = self.exactly(&file, 0..open::HEAD.min(file.size)).await;
+        // It may be getting another header just now.
+        let mut head = head.map_err(|e| Error::new(ErrorKind::Unavailable, e.to_string()).with_source(e))?;
+        let link = match head.starts_with(MAGIC_START) {
+            true => self.start_of(&file, &mut head).await?.0.name(file.level),
+            false => Link::NONE,
+        };
+        if link == Link::NONE {
+            let message = format!("the newest file bears no authentication key={}", file.key);
+            return Err(Error::new(ErrorKind::Corrupt, message));
         }
-        match self.start_of(&file, &mut head).await {
-            Ok((header, _)) => Ok(header.link()),
-            // Whoever reads it will say so; what follows begins a chain.
-            Err(error) if error.kind() == ErrorKind::Corrupt => Ok(Link::NONE),
-            Err(error) => Err(error),
-        }
+        Ok(link)
     }
 
     /// Stores a file under its name, which must be free. An object that is there already is left as it is.
@@ -234,12 +239,22 @@ impl LtxStore {
         }
         let there = self.blob.head(key).await.map_err(Error::from)?;
         let info = LtxInfo::new(file.place, there);
-        match self.open(&info).await {
-            Ok(open) => Ok(same(&file.plain, |range| open.read(range)).await? == Likeness::Same),
+        let compared = async {
+            let open = self.open(&info).await?;
+            same(&file.plain, |range| open.read(range)).await
+        };
+        match compared.await {
+            Ok(likeness) => Ok(likeness == Likeness::Same),
             // It is not one of ours, or no more.
             Err(error) if matches!(error.kind(), ErrorKind::Keys | ErrorKind::Corrupt) => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether the object that a put has met is this file byte for byte, as it was sealed here.
+    pub(crate) async fn is_as_sealed(&self, key: &ObjectKey, file: &Sealed) -> Result<bool> {
+        let bytes = |range: Range<u64>| async move { self.blob.get(key, Some(range)).await.map_err(Error::from) };
+        Ok(same(&file.body, bytes).await? == Likeness::Same)
     }
 
     /// Bytes of a file as they lie in the store; never more than were asked for.

@@ -42,9 +42,11 @@ pub(super) fn run(request: &Keygen) -> Result<()> {
     Ok(())
 }
 
-fn text(keys: &GeneratedIdentity) -> String {
-    let made = time::format(SystemClock::new().now());
-    format!("# created: {made}\n# public key: {}\n{}\n", keys.recipient, *keys.identity)
+fn text(keys: &GeneratedIdentity) -> Zeroizing<String> {
+    let head = format!("# created: {}\n# public key: {}\n", time::format(SystemClock::new().now()), keys.recipient);
+    let mut text = Zeroizing::new(String::with_capacity(head.len() + keys.identity.len() + 1));
+    [&head, keys.identity.as_str(), "\n"].iter().for_each(|part| text.push_str(part));
+    text
 }
 
 /// Writes a file that nobody else may read, and that was not there.
