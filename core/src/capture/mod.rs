@@ -197,7 +197,7 @@ impl Capture {
             due: None,
         };
         let nowhere = WalMark { salts: Default::default(), frame: 0, checksum: (0, 0) };
-        let most_work = turn::SEALED_WORK.1 * config.megabyte;
+        let most_work = turn::SEALED_WORK_FIRST * config.megabyte;
         let mut capture = Self {
             config,
             clock,

@@ -28,15 +28,17 @@ const SEALED_TAIL: u64 = 6;
 /// The most megabytes that are brought to the disk or copied while writers are held, at the least and at the most. What
 /// it is in between follows from how long they were held the last times.
 pub(super) const SEALED_WORK: (u64, u64) = (4, 36);
+/// What it is at first.
+pub(super) const SEALED_WORK_FIRST: u64 = 8;
 /// How long writers should be held, at the least and at the most. SQLite's waits end 18 and 33 ms after a writer has
 /// met the lock.
 const HOLD: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(25));
 /// How often it is tried to come close to a writer that does not pause.
 const CATCH_UPS: u32 = 32;
 /// A writer is slowed down from this try on, and if its WAL has so many megabytes.
-const BRAKE_AT: (u32, u64) = (6, 16);
+const BRAKE_AT: (u32, u64) = (6, 12);
 /// And more from so many megabytes on.
-const BRAKE_HARD_AT: u64 = 64;
+const BRAKE_HARD_AT: u64 = 24;
 /// How long the write lock is tried for.
 const PATIENCE: Duration = Duration::from_millis(50);
 /// How often copying back is tried while the application itself is at it: while writers are held, and otherwise.
@@ -132,6 +134,7 @@ impl Capture {
         if self.is_stuck(door)? {
             return Ok(false);
         }
+        let mut stuck = 0;
         for round in 0..CATCH_UPS {
             let length = self.left(door)?.length;
             if length >= BRAKE_HARD_AT * megabyte {
@@ -152,6 +155,13 @@ impl Capture {
                 door.sync_database()?;
                 self.synced = (view.salts, view.backfilled);
             } else if self.is_stuck(door)? {
+                stuck += 1;
+            } else {
+                stuck = 0;
+            }
+            // Once on the way may be chance: a read transaction of ours that began while all marks were taken stands on an
+            // older one.
+            if stuck > 1 {
                 return Ok(false);
             }
         }

@@ -25,15 +25,15 @@ const HELD: Duration = Duration::from_millis(16);
 /// How long it stays free once somebody has committed, and how long where that is not enough: of several writers some
 /// wait for the next gap then.
 const FREE: Duration = Duration::from_millis(10);
-const HARDLY_FREE: Duration = Duration::from_millis(3);
+const HARDLY_FREE: Duration = Duration::from_millis(1);
 /// How long it is free if nobody commits: longer than anybody who came into a slice waits for his next try.
 const UNUSED: Duration = Duration::from_millis(24);
 /// How often it is looked whether somebody has committed.
-const LOOK: Duration = Duration::from_millis(1);
+const LOOK: Duration = Duration::from_micros(500);
 /// Slices that follow when it was asked for: about half a second.
 const SLICES: u32 = 18;
 /// How long the lock is tried for.
-const PATIENCE: Duration = Duration::from_millis(5);
+const PATIENCE: Duration = Duration::from_millis(30);
 
 /// How much writers are slowed down.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -118,7 +118,7 @@ impl Commits {
 
     fn wait_while(&self, mut go_on: impl FnMut() -> bool) -> bool {
         let before = self.now();
-        for _ in 0..UNUSED.as_millis() / LOOK.as_millis() {
+        for _ in 0..UNUSED.as_micros() / LOOK.as_micros() {
             if !go_on() {
                 return false;
             }
