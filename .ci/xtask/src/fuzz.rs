@@ -43,6 +43,8 @@ struct Wanted {
     seconds: u64,
     keep: bool,
     input: Option<PathBuf>,
+    /// From the committed corpus alone, with a seed that is always the same: a test of a commit depends on no luck.
+    repeatable: bool,
 }
 
 /// The command.
@@ -58,7 +60,7 @@ pub(crate) fn run(arguments: &[String]) -> Outcome {
 
 /// Every target for half a minute, from what is committed: a part of the tests.
 pub(crate) fn each(counts: &mut Counts) -> Outcome {
-    all(&build()?, &arguments_of(&[], &targets()?)?, counts)
+    all(&build()?, &Wanted { repeatable: true, ..arguments_of(&[], &targets()?)? }, counts)
 }
 
 fn arguments_of(arguments: &[String], known: &[String]) -> Outcome<Wanted> {
@@ -170,13 +172,17 @@ fn row(ran: &Ran) -> String {
 fn one(programs: &Path, target: &str, wanted: &Wanted) -> Ran {
     let start = Instant::now();
     let mut figures = Figures::default();
-    let fuzzed = fuzz(programs, target, wanted.seconds, &mut figures);
+    let fuzzed = fuzz(programs, target, wanted, &mut figures);
     let outcome = fuzzed.and_then(|()| if wanted.keep { keep(programs, target) } else { Ok(()) });
     Ran { target: target.to_owned(), seconds: start.elapsed().as_secs_f64(), figures, outcome }
 }
 
-fn fuzz(programs: &Path, target: &str, seconds: u64, figures: &mut Figures) -> Outcome {
-    let (found, artifacts) = (found(target), folder().join("artifacts").join(target));
+fn fuzz(programs: &Path, target: &str, wanted: &Wanted, figures: &mut Figures) -> Outcome {
+    let (seconds, artifacts) = (wanted.seconds, folder().join("artifacts").join(target));
+    let found = if wanted.repeatable { sh::target().join("fuzz/tested").join(target) } else { found(target) };
+    if wanted.repeatable {
+        sh::fresh_dir(&found)?;
+    }
     let committed = folder().join("corpus").join(target);
     let logs = sh::target().join("fuzz/logs");
     [&found, &artifacts, &logs].into_iter().try_for_each(|folder| sh::make_dir(folder))?;
@@ -187,6 +193,9 @@ fn fuzz(programs: &Path, target: &str, seconds: u64, figures: &mut Figures) -> O
     command.arg(format!("-max_total_time={seconds}")).arg(format!("-rss_limit_mb={MEMORY}"));
     command.arg(format!("-timeout={HANG}")).arg(format!("-report_slow_units={HANG}"));
     command.arg("-print_final_stats=1").arg(format!("-artifact_prefix={}/", artifacts.display()));
+    if wanted.repeatable {
+        command.arg("-seed=1");
+    }
     command.arg(&found).arg(committed);
     let (text, outcome) = logged(&mut command, &logs.join(format!("{target}.log")))?;
     *figures = figures_of(&text);

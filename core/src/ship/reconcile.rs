@@ -54,7 +54,10 @@ impl RemoteChain {
     /// How to go on if a file is not the one we have under its name: somebody else has stored what is there.
     pub(crate) fn foreign(&self, local: &LocalChain) -> Reconciled {
         let snapshot = local.sealed || !self.whole;
-        Reconciled::StartOver { after: self.newest, reason: RebaseReason::RemoteAhead, snapshot }
+        // A listing may lack the newest files: ids that were given are not given again. Only a snapshot needs no file right
+        // before it.
+        let given = if snapshot { local.newest.max(local.given).max(acknowledged(local)) } else { Txid::ZERO };
+        Reconciled::StartOver { after: self.newest.max(given), reason: RebaseReason::RemoteAhead, snapshot }
     }
 }
 
@@ -87,7 +90,7 @@ pub(crate) fn reconcile(local: &LocalChain, remote: &RemoteChain) -> Result<Reco
     let after = local.newest.max(remote.newest);
     let start_over = |reason, snapshot| Ok(Reconciled::StartOver { after, reason, snapshot });
     if local.newest.is_zero() {
-        let acknowledged = local.shipped.map_or(Txid::ZERO, |shipped| shipped.txid());
+        let acknowledged = acknowledged(local);
         let taken = acknowledged.max(local.given);
         if taken > remote.newest {
             let behind = acknowledged > remote.newest;
@@ -105,7 +108,7 @@ pub(crate) fn reconcile(local: &LocalChain, remote: &RemoteChain) -> Result<Reco
     if remote.newest > local.newest {
         return start_over(RebaseReason::RemoteAhead, local.sealed || !remote.whole);
     }
-    let acknowledged = local.shipped.map_or(Txid::ZERO, |shipped| shipped.txid());
+    let acknowledged = acknowledged(local);
     // The store may lack at its end only what the spool still has.
     let reached = reach(&local.spooled, remote.newest, |_| true);
     if reached < local.newest {
@@ -159,6 +162,11 @@ pub(crate) fn reconcile(local: &LocalChain, remote: &RemoteChain) -> Result<Reco
         there
     });
     if unknown < watermark { Ok(remote.foreign(local)) } else { Ok(Reconciled::Continue { watermark, prove }) }
+}
+
+/// The last id that the store has acknowledged.
+fn acknowledged(local: &LocalChain) -> Txid {
+    local.shipped.map_or(Txid::ZERO, |shipped| shipped.txid())
 }
 
 /// How far files that follow one another lead.
@@ -252,6 +260,21 @@ mod tests {
         assert_eq!(start_over(&forgotten, &remote(40, 1)), (40, RebaseReason::NoLedger, true));
         let overtaken = LocalChain { sealed: true, ..local(5, &[]) };
         assert_eq!(start_over(&overtaken, &remote(9, 100)), (9, RebaseReason::RemoteAhead, true));
+    }
+
+    /// Found by the simulation: the image got an id that the store had a file of, and the host took itself for another one.
+    #[test]
+    fn ids_that_a_short_listing_lacks_are_not_given_again_to_an_image() {
+        let foreign = |local: &LocalChain, remote: RemoteChain| match remote.foreign(local) {
+            Reconciled::StartOver { after, snapshot, .. } => (after.0, snapshot),
+            other => panic!("{other:?}"),
+        };
+        let sealed = LocalChain { sealed: true, ..local(6, &[]) };
+        assert_eq!(foreign(&sealed, remote(4, 100)), (6, true));
+        let reset = LocalChain { sealed: true, ..local(0, &[]) };
+        assert_eq!(foreign(&reset, remote(4, 100)), (5, true));
+        // Plain files follow on one another.
+        assert_eq!(foreign(&local(6, &[]), remote(4, 100)), (4, false));
     }
 
     #[test]
