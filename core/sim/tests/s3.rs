@@ -256,7 +256,7 @@ async fn a_long_body_goes_in_parts_and_a_lost_completion_is_recognised() {
     put(&store, "a", vec![1; 20 << 20], PutMode::Create).await.expect("put");
     let counts = server.s3.request_counts();
     let count = |name: &str| counts.get(name).copied().unwrap_or(0);
-    assert_eq!((count("CreateMultipartUpload"), count("UploadPart"), count("CompleteMultipartUpload")), (1, 3, 1));
+    assert_eq!((count("CreateMultipartUpload"), count("UploadPart"), count("CompleteMultipartUpload")), (1, 4, 1));
     server.s3.refuse(Refusal::SlowDown, Some("UploadPart"), Some(2));
     put(&store, "b", vec![2; 20 << 20], PutMode::Create).await.expect("put");
     server.s3.clear_faults();

@@ -19,8 +19,9 @@ use crate::blob::{BlobError, BlobResult, BlobStore, Body, ObjectKey, ObjectMeta,
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind};
 
-/// From this length on a body goes in parts, none of them smaller (but the last).
-const PART: u64 = 8 << 20;
+/// From this length on a body goes in parts, none of them smaller (but the last): the smallest that S3 takes, as each part
+/// under way lies in memory.
+const PART: u64 = 5 << 20;
 
 /// Most parts of an upload (S3 limits).
 const PARTS: u64 = 10_000;
