@@ -5,19 +5,16 @@
 
 use age::DecryptError;
 use age_core::format::{FileKey, Stanza};
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD_NO_PAD;
 use x25519_dalek::{PublicKey, StaticSecret};
 use zeroize::Zeroizing;
 
 use super::bech32;
-use super::crypto::{self, TAG};
+use super::crypto;
 
 const STANZA: &str = "X25519";
 const INFO: &[u8] = b"age-encryption.org/v1/X25519";
 const PREFIX: &str = "AGE-SECRET-KEY-";
 const RECIPIENT_PREFIX: &str = "age";
-const FILE_KEY: usize = 16;
 
 /// A private key.
 pub(super) struct ClassicIdentity(StaticSecret);
@@ -44,21 +41,15 @@ impl ClassicIdentity {
 
     fn unwrap(&self, stanza: &Stanza) -> Result<Option<FileKey>, DecryptError> {
         let [argument] = stanza.args.as_slice() else { return Err(DecryptError::InvalidHeader) };
-        let share = BASE64_STANDARD_NO_PAD.decode(argument).map_err(|_| DecryptError::InvalidHeader)?;
-        let share: [u8; 32] = share.try_into().map_err(|_| DecryptError::InvalidHeader)?;
-        if stanza.body.len() != FILE_KEY + TAG {
-            return Err(DecryptError::InvalidHeader);
-        }
+        let share = crypto::x25519_share(argument, &stanza.body).ok_or(DecryptError::InvalidHeader)?;
         let shared = self.0.diffie_hellman(&PublicKey::from(share));
         if !shared.was_contributory() {
             return Err(DecryptError::InvalidHeader);
         }
         let salt = [share, PublicKey::from(&self.0).to_bytes()].concat();
         let key = crypto::hkdf(shared.as_bytes(), &salt, INFO);
-        let mut body = Zeroizing::new(stanza.body.clone());
         // Whose stanza it is shows only here.
-        Ok(crypto::open(&key, [0; 12], &mut body)
-            .map(|len| FileKey::init_with_mut(|file_key| file_key.copy_from_slice(&body[..len]))))
+        Ok(crypto::unwrap(&key, [0; 12], &stanza.body))
     }
 }
 

@@ -3,6 +3,10 @@
 //! `ring` does not wipe its own key types, so none of them is kept: they are made from wiped bytes where they
 //! are used, which costs nothing that can be measured.
 
+use age_core::format::FileKey;
+use age_core::secrecy::ExposeSecret;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD_NO_PAD;
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use ring::rand::SecureRandom;
 use zeroize::{Zeroize, Zeroizing};
@@ -90,4 +94,28 @@ pub(super) fn seal(key: &[u8; 32], nonce: [u8; 12], data: &mut [u8]) -> [u8; TAG
 pub(super) fn open(key: &[u8; 32], nonce: [u8; 12], data: &mut [u8]) -> Option<usize> {
     let opened = aead(key).open_in_place(Nonce::assume_unique_for_key(nonce), Aad::empty(), data);
     opened.ok().map(|plain| plain.len())
+}
+
+/// Bytes of a file key as a stanza holds it.
+pub(super) const WRAPPED: usize = 16 + TAG;
+
+/// A file key as a stanza holds it, under a key of this one stanza.
+pub(super) fn wrap(key: &[u8; 32], nonce: [u8; 12], file_key: &FileKey) -> Vec<u8> {
+    let mut body = file_key.expose_secret().to_vec();
+    let tag = seal(key, nonce, &mut body);
+    body.extend_from_slice(&tag);
+    body
+}
+
+/// The file key in a stanza of [`WRAPPED`] bytes; none if it is under another key.
+pub(super) fn unwrap(key: &[u8; 32], nonce: [u8; 12], body: &[u8]) -> Option<FileKey> {
+    let mut body = Zeroizing::new(body.to_vec());
+    let len = open(key, nonce, &mut body)?;
+    Some(FileKey::init_with_mut(|file_key| file_key.copy_from_slice(&body[..len])))
+}
+
+/// The share of an X25519 stanza, whose body has this length.
+pub(super) fn x25519_share(argument: &str, body: &[u8]) -> Option<[u8; 32]> {
+    let share = BASE64_STANDARD_NO_PAD.decode(argument).ok()?;
+    share.try_into().ok().filter(|_| body.len() == WRAPPED)
 }

@@ -12,7 +12,6 @@ use std::collections::HashSet;
 
 use age::{DecryptError, EncryptError};
 use age_core::format::{FileKey, Stanza};
-use age_core::secrecy::ExposeSecret;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD_NO_PAD;
 use x_wing::{
@@ -22,11 +21,8 @@ use x_wing::{
 use zeroize::{Zeroize, Zeroizing};
 
 use super::bech32;
-use super::crypto::{self, Secret32, TAG};
+use super::crypto::{self, Secret32, WRAPPED};
 use super::identities::IdentityKind;
-
-const FILE_KEY: usize = 16;
-const WRAPPED: usize = FILE_KEY + TAG;
 
 /// Which spelling.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -127,9 +123,7 @@ impl HybridRecipient {
         let (ciphertext, mut shared) = self.key.encapsulate_deterministic(chance.into());
         let (key, nonce) = self.spelling.wrap_key(&shared, &ciphertext);
         shared.zeroize();
-        let mut body = file_key.expose_secret().to_vec();
-        let tag = crypto::seal(&key, nonce, &mut body);
-        body.extend_from_slice(&tag);
+        let body = crypto::wrap(&key, nonce, file_key);
         let args = vec![BASE64_STANDARD_NO_PAD.encode(ciphertext)];
         Stanza { tag: self.spelling.stanza().to_owned(), args, body }
     }
@@ -182,10 +176,8 @@ impl HybridIdentity {
         let mut shared = self.key.try_decapsulate(&ciphertext).map_err(|_| DecryptError::InvalidHeader)?;
         let (key, nonce) = self.spelling.wrap_key(&shared, &ciphertext);
         shared.zeroize();
-        let mut body = Zeroizing::new(stanza.body.clone());
         // ML-KEM rejects implicitly: a file for somebody else shows here.
-        Ok(crypto::open(&key, nonce, &mut body)
-            .map(|len| FileKey::init_with_mut(|file_key| file_key.copy_from_slice(&body[..len]))))
+        Ok(crypto::unwrap(&key, nonce, &stanza.body))
     }
 }
 
@@ -199,6 +191,7 @@ impl age::Identity for HybridIdentity {
 mod tests {
     use super::*;
     use age::Identity as _;
+    use age_core::secrecy::ExposeSecret;
 
     /// Known answers, `core/tests/data/age/kat.json`.
     #[test]

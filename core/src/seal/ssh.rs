@@ -8,19 +8,17 @@ use std::collections::HashSet;
 
 use age::{DecryptError, EncryptError};
 use age_core::format::{FileKey, Stanza};
-use age_core::secrecy::ExposeSecret;
 use base64::Engine;
 use base64::prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD};
 use curve25519_dalek::edwards::CompressedEdwardsY;
 use x25519_dalek::{PublicKey, StaticSecret};
 use zeroize::Zeroizing;
 
-use super::crypto::{self, TAG};
+use super::crypto;
 
 /// The name of the kind: in public keys, in private ones, and of the stanza.
 const KIND: &str = "ssh-ed25519";
 const INFO: &[u8] = b"age-encryption.org/v1/ssh-ed25519";
-const FILE_KEY: usize = 16;
 /// What the private part is filled up to.
 const BLOCK: usize = 8;
 
@@ -117,9 +115,7 @@ impl age::Recipient for SshRecipient {
         let ephemeral = StaticSecret::from(*drawn);
         let share = PublicKey::from(&ephemeral);
         let key = self.wrap_key(ephemeral.diffie_hellman(&self.point).as_bytes(), &share);
-        let mut body = file_key.expose_secret().to_vec();
-        let tag = crypto::seal(&key, [0; 12], &mut body);
-        body.extend_from_slice(&tag);
+        let body = crypto::wrap(&key, [0; 12], file_key);
         let args = vec![self.name(), BASE64_STANDARD_NO_PAD.encode(share.as_bytes())];
         Ok((vec![Stanza { tag: KIND.to_owned(), args, body }], HashSet::new()))
     }
@@ -178,11 +174,7 @@ impl SshIdentity {
 
     fn unwrap(&self, stanza: &Stanza) -> Result<Option<FileKey>, DecryptError> {
         let [name, share] = stanza.args.as_slice() else { return Err(DecryptError::InvalidHeader) };
-        let share = BASE64_STANDARD_NO_PAD.decode(share).map_err(|_| DecryptError::InvalidHeader)?;
-        let share: [u8; 32] = share.try_into().map_err(|_| DecryptError::InvalidHeader)?;
-        if stanza.body.len() != FILE_KEY + TAG {
-            return Err(DecryptError::InvalidHeader);
-        }
+        let share = crypto::x25519_share(share, &stanza.body).ok_or(DecryptError::InvalidHeader)?;
         if *name != self.recipient.name() {
             return Ok(None);
         }
@@ -192,10 +184,8 @@ impl SshIdentity {
             return Err(DecryptError::InvalidHeader);
         }
         let key = self.recipient.wrap_key(shared.as_bytes(), &share);
-        let mut body = Zeroizing::new(stanza.body.clone());
         // The name is short: two keys may have the same.
-        Ok(crypto::open(&key, [0; 12], &mut body)
-            .map(|len| FileKey::init_with_mut(|file_key| file_key.copy_from_slice(&body[..len]))))
+        Ok(crypto::unwrap(&key, [0; 12], &stanza.body))
     }
 }
 
@@ -210,6 +200,7 @@ mod tests {
     use super::super::testing::data;
     use super::*;
     use age::{Identity as _, Recipient as _};
+    use age_core::secrecy::ExposeSecret;
 
     fn file(name: &str) -> String {
         String::from_utf8(data(&format!("keys/{name}"))).expect("text")

@@ -11,7 +11,7 @@ use replicate_format::{Level, TxidRange};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::spool::SpoolFile;
-use crate::store::{LtxInfo, LtxStore, PutOutcome, Sealed};
+use crate::store::{LtxInfo, LtxStore, Met, PutOutcome, Sealed};
 
 pub(crate) use self::backoff::Backoff;
 pub(crate) use self::reconcile::{Reconciled, RemoteChain, reconcile};
@@ -38,16 +38,18 @@ pub(crate) async fn ship_file(store: &LtxStore, file: &SpoolFile, sealed: &Seale
             format!("the store kept {size} bytes of {} txids={}", sealed.size(), file.txids),
         )),
         PutOutcome::Exists(_) if mutant!(ExistingTrusted) => Ok(false),
-        PutOutcome::Exists(key) if store.holds(&key, sealed).await? => {
-            tracing::debug!(%key, "object was there already, and is ours");
-            store.is_as_sealed(&key, sealed).await
-        }
-        PutOutcome::Exists(_) => {
-            let (txids, replica) = (file.txids, store.location());
-            Err(another_writer(format!(
-                "another writer has stored different data under the same name txids={txids} replica={replica}"
-            )))
-        }
+        PutOutcome::Exists(key) => match store.met(&key, sealed).await? {
+            Met::Another => {
+                let (txids, replica) = (file.txids, store.location());
+                Err(another_writer(format!(
+                    "another writer has stored different data under the same name txids={txids} replica={replica}"
+                )))
+            }
+            met => {
+                tracing::debug!(%key, "object was there already, and is ours");
+                Ok(met == Met::AsSealed)
+            }
+        },
     }
 }
 
@@ -60,22 +62,18 @@ pub(crate) async fn refuse_mixing(store: &LtxStore, files: &[LtxInfo], sealed_be
     if keys.allows_plaintext() {
         return Ok(());
     }
-    let newest = |files: Vec<&LtxInfo>| files.into_iter().max_by_key(|file| file.txids.max()).cloned();
-    let mixes = match seals {
-        true => match newest(files.iter().collect()) {
-            Some(newest) => !store.is_sealed(&newest).await?,
-            None => false,
-        },
-        false => {
-            let mut sealed = sealed_before;
-            for level in Level::all() {
-                if let Some(newest) = newest(files.iter().filter(|file| file.level == level).collect()) {
-                    sealed |= store.is_sealed(&newest).await?;
-                }
-            }
-            sealed
-        }
+    let newest = |level: Option<Level>| {
+        let there = files.iter().filter(|file| level.is_none_or(|level| file.level == level));
+        there.max_by_key(|file| file.txids.max())
     };
+    let telling: Vec<_> = match seals {
+        true => newest(None).into_iter().collect(),
+        false => Level::all().filter_map(|level| newest(Some(level))).collect(),
+    };
+    let mut mixes = sealed_before && !seals;
+    for file in telling {
+        mixes |= store.is_sealed(file).await? != seals;
+    }
     if !mixes {
         return Ok(());
     }

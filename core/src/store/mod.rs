@@ -224,9 +224,14 @@ impl LtxStore {
     /// Whether the object that a put has met is this file: byte for byte, or, where it can be opened, what is in
     /// it. What was sealed anew (a restart forgets how) and cannot be opened here counts as another one.
     pub async fn holds(&self, key: &ObjectKey, file: &Sealed) -> Result<bool> {
+        Ok(self.met(key, file).await? != Met::Another)
+    }
+
+    /// What the object that a put has met is to this file, in the sense of [`holds`](Self::holds).
+    pub(crate) async fn met(&self, key: &ObjectKey, file: &Sealed) -> Result<Met> {
         let bytes = |range: Range<u64>| async move { self.blob.get(key, Some(range)).await.map_err(Error::from) };
         match same(&file.body, bytes).await? {
-            Likeness::Same => return Ok(true),
+            Likeness::Same => return Ok(Met::AsSealed),
             // A body that ends early proves nothing.
             Likeness::Cut if self.size(key).await? == file.size() => {
                 let message = format!("the body of an object ended early key={key}");
@@ -235,7 +240,7 @@ impl LtxStore {
             _ => {}
         }
         if Arc::ptr_eq(&file.body, &file.plain) || !self.keys.can_open() {
-            return Ok(false);
+            return Ok(Met::Another);
         }
         let there = self.blob.head(key).await.map_err(Error::from)?;
         let info = LtxInfo::new(file.place, there);
@@ -244,17 +249,12 @@ impl LtxStore {
             same(&file.plain, |range| open.read(range)).await
         };
         match compared.await {
-            Ok(likeness) => Ok(likeness == Likeness::Same),
+            Ok(Likeness::Same) => Ok(Met::SameContent),
+            Ok(_) => Ok(Met::Another),
             // It is not one of ours, or no more.
-            Err(error) if matches!(error.kind(), ErrorKind::Keys | ErrorKind::Corrupt) => Ok(false),
+            Err(error) if matches!(error.kind(), ErrorKind::Keys | ErrorKind::Corrupt) => Ok(Met::Another),
             Err(error) => Err(error),
         }
-    }
-
-    /// Whether the object that a put has met is this file byte for byte, as it was sealed here.
-    pub(crate) async fn is_as_sealed(&self, key: &ObjectKey, file: &Sealed) -> Result<bool> {
-        let bytes = |range: Range<u64>| async move { self.blob.get(key, Some(range)).await.map_err(Error::from) };
-        Ok(same(&file.body, bytes).await? == Likeness::Same)
     }
 
     /// Bytes of a file as they lie in the store; never more than were asked for.
@@ -341,6 +341,17 @@ pub enum PutOutcome {
     },
     /// The name was taken before; nothing was written.
     Exists(ObjectKey),
+}
+
+/// What an object that is there already is to a file.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Met {
+    /// The same byte for byte, as it was sealed here.
+    AsSealed,
+    /// Sealed another time, with the same in it.
+    SameContent,
+    /// Not ours, as far as can be told.
+    Another,
 }
 
 /// How what is read somewhere is like a body.
