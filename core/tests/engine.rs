@@ -12,7 +12,7 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::{Metadata, Subscriber};
 
 use common::{Lab, Random, SOON, churn};
-use replicate::{State, Txid};
+use replicate::{ConfigKey, Handle, State, Txid};
 
 #[test]
 fn a_commit_arrives_and_restores() {
@@ -51,6 +51,27 @@ fn after_every_sync_the_replica_is_what_a_reader_sees() {
         }
         handle.stop(SOON).unwrap();
     }
+}
+
+/// A checkpoint that wants the WAL to itself keeps writers out while it waits for our read transaction.
+#[test]
+fn a_checkpoint_of_the_application_does_not_wait_for_the_interval() {
+    let lab = Lab::new();
+    let app = lab.create(4096);
+    let options = lab.options().with(ConfigKey::SyncInterval, "10m").with(ConfigKey::CheckpointPages, "1000000");
+    let handle = Handle::start(&lab.database, options.check().unwrap()).unwrap();
+    for round in 0..6 {
+        app.execute("INSERT INTO t VALUES (?1, zeroblob(9000), 'a')", [2 * round]).unwrap();
+        handle.sync(SOON).unwrap();
+        // The interval runs, and this waits for its end.
+        app.execute("INSERT INTO t VALUES (?1, zeroblob(9000), 'b')", [2 * round + 1]).unwrap();
+        let kind = if round % 2 == 0 { "TRUNCATE" } else { "RESTART" };
+        let busy: i64 = app.query_row(&format!("PRAGMA wal_checkpoint({kind})"), [], |row| row.get(0)).unwrap();
+        assert_eq!(busy, 0, "{kind}, round {round}");
+    }
+    handle.sync(SOON).unwrap();
+    lab.assert_restores(&app);
+    handle.stop(SOON).unwrap();
 }
 
 #[test]

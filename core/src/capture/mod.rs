@@ -95,6 +95,8 @@ pub(crate) enum Waiting {
 pub(crate) enum Backlog {
     /// Bytes of frames that are not captured.
     Bytes(u64),
+    /// So many bytes, and nobody can add to them: a checkpoint that keeps writers out waits for somebody.
+    Stopped(u64),
     /// The database has to be looked at closely.
     Unknown,
 }
@@ -665,7 +667,8 @@ impl Capture {
             CapturePlan::Delta { from, .. } => view.max_frame - from,
             CapturePlan::Rebase(_) => return Ok(Backlog::Unknown),
         };
-        Ok(Backlog::Bytes(u64::from(frames) * view.page_size.frame_len() as u64))
+        let bytes = u64::from(frames) * view.page_size.frame_len() as u64;
+        Ok(if bytes > 0 && door.is_stopped()? { Backlog::Stopped(bytes) } else { Backlog::Bytes(bytes) })
     }
 
     /// Lets go of the database and leaves the local state in order.

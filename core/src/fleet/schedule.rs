@@ -37,6 +37,8 @@ struct Schedule {
     unwatched: bool,
     look: Duration,
     backlog: u64,
+    /// A checkpoint may be waiting for our read transaction.
+    hurry: bool,
 }
 
 /// What to wait for before the next look or capture.
@@ -52,7 +54,16 @@ enum Pause {
 
 impl Schedule {
     fn new(interval: Duration) -> Self {
-        Self { interval, due: Duration::ZERO, chase: 0, poll: POLL.0, unwatched: false, look: LOOK.1, backlog: 0 }
+        Self {
+            interval,
+            due: Duration::ZERO,
+            chase: 0,
+            poll: POLL.0,
+            unwatched: false,
+            look: LOOK.1,
+            backlog: 0,
+            hurry: false,
+        }
     }
 
     /// A capture that started at `now` has written something or not.
@@ -62,7 +73,7 @@ impl Schedule {
             self.due = now + self.interval;
             self.chase = 0;
             self.poll = POLL.0;
-            self.look = LOOK.1;
+            self.look = if self.hurry { LOOK.0 } else { LOOK.1 };
         }
     }
 
@@ -76,10 +87,19 @@ impl Schedule {
         self.poll = if self.unwatched { POLL.0 } else { (self.poll * 2).min(POLL.1) };
     }
 
-    /// While the interval runs, the WAL was seen this long; whether to capture at once.
-    fn looked(&mut self, backlog: u64) -> bool {
+    /// While the interval runs, the WAL was seen this long, and whether nobody could write; whether to capture at once.
+    fn looked(&mut self, backlog: u64, stopped: bool) -> bool {
         let grown = backlog.saturating_sub(self.backlog);
         self.backlog = backlog;
+        // A writer beside a passive checkpoint looks the same, but it is not there again without having written.
+        let waited_for = stopped && self.hurry && grown == 0;
+        if stopped != self.hurry {
+            self.look = if stopped { LOOK.0 } else { LOOK.1 };
+            self.hurry = stopped;
+        }
+        if stopped {
+            return waited_for || backlog >= EARLY_BYTES;
+        }
         if grown > 0 {
             // Look again when about half of what is missing has been written at this pace.
             let missing = EARLY_BYTES.saturating_sub(backlog);
@@ -286,12 +306,16 @@ impl Member {
                     }
                     let backlog = work.capture(self.env.blocking, |capture| capture.backlog()).await;
                     // Whatever is in the way, the capture that follows will meet it and say so.
-                    let Ok(Backlog::Bytes(bytes)) = backlog else { return settled };
+                    let (bytes, stopped) = match backlog {
+                        Ok(Backlog::Bytes(bytes)) => (bytes, false),
+                        Ok(Backlog::Stopped(bytes)) => (bytes, true),
+                        Ok(Backlog::Unknown) | Err(_) => return settled,
+                    };
                     if bytes > 0 {
                         self.shared.set_dirty(true);
                         schedule.woken();
                     }
-                    if schedule.looked(bytes) {
+                    if schedule.looked(bytes, stopped) {
                         return settled;
                     }
                 }
@@ -370,9 +394,24 @@ mod tests {
     fn a_wal_that_grows_fast_is_captured_before_the_interval_is_over() {
         let mut schedule = Schedule::new(MS(60_000));
         schedule.captured(MS(0), true);
-        assert!(!schedule.looked(EARLY_BYTES / 2));
+        assert!(!schedule.looked(EARLY_BYTES / 2, false));
         assert!(matches!(schedule.pause(MS(100)), Pause::Cool(wait) if wait < LOOK.1));
-        assert!(schedule.looked(EARLY_BYTES));
+        assert!(schedule.looked(EARLY_BYTES, false));
+    }
+
+    #[test]
+    fn a_checkpoint_that_waits_for_us_ends_the_interval_and_writers_beside_one_do_not() {
+        let mut schedule = Schedule::new(MS(60_000));
+        schedule.captured(MS(0), true);
+        assert!(!schedule.looked(100, true));
+        assert_eq!(schedule.pause(MS(1)), Pause::Cool(LOOK.0));
+        assert!(schedule.looked(100, true));
+        // What it waits for next is seen soon, too.
+        schedule.captured(MS(3), true);
+        assert_eq!(schedule.pause(MS(4)), Pause::Cool(LOOK.0));
+        assert!(!schedule.looked(200, true), "somebody has written");
+        assert!(!schedule.looked(200, false));
+        assert!(!schedule.looked(200, true), "there was none in between");
     }
 
     #[test]

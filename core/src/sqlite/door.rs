@@ -91,6 +91,11 @@ pub trait Door: fmt::Debug + Send {
     }
     /// Waits for a moment, about as long as a commit takes, for others to do what they are about to.
     fn rest(&self) {}
+    /// Whether somebody else has the lock of writers and that of checkpoints: one that begins the WAL anew holds both, also
+    /// while it waits for readers.
+    fn is_stopped(&self) -> Result<bool> {
+        Ok(false)
+    }
 }
 
 /// Opens doors.
@@ -115,6 +120,9 @@ impl SqliteAttach {
 
 /// How long our own statements wait for a lock of others.
 const BUSY_TIMEOUT: Duration = Duration::from_millis(250);
+/// The bytes of the WAL index that carry the lock of writers and the one of checkpoints (`walformat.html`, 2.3.1).
+const WRITE_LOCK: i64 = 120;
+const CHECKPOINT_LOCK: i64 = 121;
 /// The time of a few commits.
 const REST: Duration = Duration::from_micros(500);
 
@@ -382,6 +390,11 @@ impl Door for SqliteDoor {
     #[expect(clippy::disallowed_methods, reason = "so short a time is no matter of the clock")]
     fn rest(&self) {
         std::thread::sleep(REST);
+    }
+
+    fn is_stopped(&self) -> Result<bool> {
+        let locked = |byte| self.shm.is_locked(byte).map_err(|e| Error::disk("look at the locks", &self.shm_path, e));
+        Ok(locked(CHECKPOINT_LOCK)? && locked(WRITE_LOCK)?)
     }
 }
 

@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::inodes::Borrower;
-use super::sys::{self, Errno};
+use super::sys::{self, Errno, Lock};
 use super::{FileId, pool};
 use crate::{Error, ErrorKind, Result};
 
@@ -76,6 +76,16 @@ impl PinnedFile {
     pub fn sync(&self) -> io::Result<()> {
         self.verify()?;
         sys::sync(self.fd).map_err(Errno::into_io)
+    }
+
+    /// Whether anybody, our SQLite included, has locked a byte for writing.
+    ///
+    /// # Errors
+    /// As [`read_at`](Self::read_at).
+    pub(super) fn is_locked(&self, byte: i64) -> io::Result<bool> {
+        self.verify()?;
+        // A lock for reading is stopped by one for writing alone.
+        sys::is_locked_for(self.fd, Lock::Read, (byte, 1)).map_err(Errno::into_io)
     }
 
     /// Which file this is, to compare with [`FileId::of_path`].

@@ -119,7 +119,7 @@ pub fn run(schedule: &Schedule, mutant: Option<Mutant>, traced: bool) -> Outcome
     let world = World::shared(schedule, traced);
     let clock = Arc::new(SimClock(world.clone()));
     let rng = Rng::new(schedule.seed ^ 0xd21f);
-    let keys = schedule.manner.sealed.map(SimKeys::new);
+    let keys = SimKeys::of(schedule.manner);
     let mut sim =
         Sim { world, clock, running: None, restoring: None, restores: 0, judged: 0, keys, rng, reasons: Vec::new() };
     sim.start();

@@ -175,6 +175,9 @@ pub struct Manner {
     pub store_ahead: i32,
     /// Objects are sealed.
     pub sealed: Option<Sealing>,
+    /// And authenticated by a secret that host and reader share.
+    #[serde(default)]
+    pub authenticated: bool,
 }
 
 /// How objects are sealed.
@@ -193,12 +196,14 @@ impl Manner {
     fn draw(seed: u64) -> Self {
         let mut rng = Rng::new(seed ^ 0x3a17_c0de);
         let sealings = [Sealing::WriteOnly, Sealing::WriteOnly, Sealing::ReadBack, Sealing::Rekeyed];
-        Self {
+        let drawn = Self {
             parts: rng.percent(30),
             store_ahead: if rng.percent(30) { rng.between(0, 7_200_000) as i32 - 3_600_000 } else { 0 },
             // Few: keys cost more time than all the rest.
             sealed: if rng.percent(4) { Some(rng.pick(&sealings)) } else { None },
-        }
+            authenticated: false,
+        };
+        Self { authenticated: drawn.sealed.is_some() && rng.percent(50), ..drawn }
     }
 }
 

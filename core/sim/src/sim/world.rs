@@ -200,9 +200,9 @@ impl World {
         if self.foreign.is_some() {
             return;
         }
-        let checked = match self.manner.sealed {
+        let checked = match SimKeys::of(self.manner) {
             None => self.oracle.stored(key, body),
-            Some(sealing) => self.oracle.sealed(key, body, &SimKeys::new(sealing).of_reader()),
+            Some(keys) => self.oracle.sealed(key, body, &keys.of_reader()),
         };
         self.tell(|w| format!("    stored {key} bytes={} commit {:?}", body.len(), w.oracle.newest_place()));
         self.demand(checked);
