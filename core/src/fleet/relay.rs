@@ -15,7 +15,7 @@ use replicate_format::Txid;
 use serde::{Deserialize, Serialize};
 
 use super::member::Member;
-use super::shared::Requests;
+use super::requests::Asked;
 use crate::clock::Timestamp;
 use crate::disk::{Disk, read_all, write_atomic};
 use crate::error::{Error, Result};
@@ -67,12 +67,12 @@ pub(super) struct Ask {
     folder: PathBuf,
     name: String,
     /// What it asks for.
-    pub(super) requests: Requests,
+    pub(super) requests: Asked,
 }
 
 impl Ask {
     /// A request under a name of its own, also among processes of other containers with the same numbers.
-    pub(super) fn new(state: &Path, requests: Requests) -> Self {
+    pub(super) fn new(state: &Path, requests: Asked) -> Self {
         let name = format!("{:016x}", RandomState::new().build_hasher().finish());
         Self { folder: folder_of(state), name, requests }
     }
@@ -137,7 +137,7 @@ pub(crate) fn read_all_messages(disk: &dyn Disk, state: &Path, now: Timestamp) -
     let folder = folder_of(state);
     let names = requests(disk, &folder, now).map_err(|e| Error::disk("look for requests", &folder, e))?;
     let told = |name: String| {
-        let ask = Ask { folder: folder.clone(), name, requests: Requests::default() };
+        let ask = Ask { folder: folder.clone(), name, requests: Asked::default() };
         let lay = ask.advance(disk)?.map(|answer| answer.local);
         let told = Answer { local: 7, remote: 5, last_sync: None };
         answer(disk, &folder, &ask.name, told).map_err(|e| Error::disk("answer", &folder, e))?;

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::hostlock::HostLock;
 use super::member::{Halt, Member, Work};
-use super::shared::{Part, Requests};
+use super::requests::Asked;
+use super::shared::Part;
 use crate::capture::{Backlog, SIGN_OF_LIFE, Step, Waiting};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
@@ -226,7 +227,7 @@ impl Member {
         Error::new(ErrorKind::Database, message).with_hint("replication goes on when there is one of that name again")
     }
 
-    fn stepped(&self, work: &Work, step: Step, requests: Requests) {
+    fn stepped(&self, work: &Work, step: Step, requests: Asked) {
         let remote = self.shared.status().remote_txid;
         let pending = work.pending_bytes(remote);
         for event in step.written {

@@ -2,22 +2,21 @@
 //!
 //! Handles read and wait here without touching the tasks; the tasks write here and never wait for handles.
 
-use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use replicate_format::Txid;
 use tokio::sync::Notify;
 
+use super::lock;
 use super::member::SILENCE;
+use super::queue::Queue;
+use super::requests::{Asked, Requests};
 use crate::capture::SIGN_OF_LIFE;
 use crate::clock::{Pulse, SharedClock, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, State, StopReport, SyncStatus};
-
-/// Events kept for a subscriber that does not take them.
-const QUEUE: usize = 1024;
 
 /// The meeting place of one replicator.
 #[derive(Debug)]
@@ -70,15 +69,7 @@ struct Inner {
     shipped: bool,
     /// Commits are known that are not captured.
     dirty: bool,
-    /// Requests to capture everything, counted.
-    requested: u64,
-    /// Requests that a finished capture has answered but the store has not, and where that capture ended; each
-    /// request counts with those before it.
-    served: VecDeque<(u64, Txid)>,
-    /// The last request whose capture the store has acknowledged.
-    arrived: u64,
-    /// How often captures were taken back.
-    era: u64,
+    requests: Requests,
     /// Monotonic time by which the replicator is to end.
     stop_by: Option<Duration>,
     /// The request that the first stop has made.
@@ -87,85 +78,6 @@ struct Inner {
     subscribers: Vec<Weak<Queue>>,
     /// What happened before anybody could subscribe; told to the first.
     before: Option<Event>,
-}
-
-impl Inner {
-    /// The last request that a finished capture has answered.
-    fn captured(&self) -> u64 {
-        self.served.back().map_or(self.arrived, |served| served.0)
-    }
-
-    /// Notes which requests the store has. Each waits for its own capture, not for later ones: under load there
-    /// is always a later one on its way.
-    fn settle_requests(&mut self) {
-        while let Some((request, _)) = self.served.pop_front_if(|served| served.1 <= self.status.remote_txid) {
-            self.arrived = request;
-        }
-    }
-}
-
-/// Requests up to a moment.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Requests {
-    pub(super) last: u64,
-    era: u64,
-}
-
-/// The events one subscriber has not taken yet.
-#[derive(Debug, Default)]
-pub(crate) struct Queue {
-    inner: Mutex<QueueInner>,
-    changed: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct QueueInner {
-    events: VecDeque<Event>,
-    dropped: u64,
-    ended: bool,
-}
-
-/// A lock whose holder panicked still guards plain values that are whole.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Queue {
-    fn push(&self, event: Event) {
-        let mut inner = lock(&self.inner);
-        let full = inner.events.len() >= QUEUE;
-        match (event, inner.events.back_mut()) {
-            (event, _) if !full => inner.events.push_back(event),
-            // The way between two states that nobody has heard of is of no use, where it ends is.
-            (Event::State { to, .. }, Some(Event::State { to: last, .. })) => *last = to,
-            (event @ Event::State { .. }, _) => inner.events.push_back(event),
-            _ => inner.dropped += 1,
-        }
-        self.changed.notify_all();
-    }
-
-    fn end(&self) {
-        lock(&self.inner).ended = true;
-        self.changed.notify_all();
-    }
-
-    /// The next event; `None` when the time has passed or there will be no more.
-    pub(crate) fn next(&self, timeout: Duration) -> Option<Event> {
-        let empty = |inner: &mut QueueInner| inner.events.is_empty() && inner.dropped == 0 && !inner.ended;
-        let waited = self.changed.wait_timeout_while(lock(&self.inner), timeout, empty);
-        let (mut inner, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        match inner.events.pop_front() {
-            Some(event) => Some(event),
-            None if inner.dropped > 0 => Some(Event::Dropped { count: std::mem::take(&mut inner.dropped) }),
-            None => None,
-        }
-    }
-
-    /// Whether there will be no more.
-    pub(crate) fn is_finished(&self) -> bool {
-        let inner = lock(&self.inner);
-        inner.ended && inner.events.is_empty() && inner.dropped == 0
-    }
 }
 
 impl Shared {
@@ -190,10 +102,7 @@ impl Shared {
             drained: false,
             shipped: false,
             dirty: true,
-            requested: 0,
-            served: VecDeque::new(),
-            arrived: 0,
-            era: 0,
+            requests: Requests::default(),
             stop_by: None,
             stop_request: 0,
             report: None,
@@ -385,54 +294,46 @@ impl Shared {
             inner.status.remote_txid = txid;
             inner.status.pending_bytes = pending_bytes;
             inner.status.last_sync = at.or(inner.status.last_sync);
-            inner.settle_requests();
+            inner.requests.acknowledged(txid);
         });
         self.stored.notify_one();
     }
 
     /// How many requests to capture everything have been made.
     pub(crate) fn requested(&self) -> u64 {
-        lock(&self.inner).requested
+        lock(&self.inner).requests.made()
     }
 
     /// The same, for a capture that begins now.
-    pub(crate) fn requests(&self) -> Requests {
-        let inner = lock(&self.inner);
-        Requests { last: inner.requested, era: inner.era }
+    pub(crate) fn requests(&self) -> Asked {
+        lock(&self.inner).requests.now()
     }
 
     /// Whether a request waits for a capture.
     pub(crate) fn is_requested(&self) -> bool {
-        let inner = lock(&self.inner);
-        inner.requested > inner.captured()
+        lock(&self.inner).requests.is_uncaptured()
     }
 
     /// Notes that everything committed when these requests were made is captured, up to `txid`. A capture from
     /// before everything was taken back counts for nothing.
-    pub(crate) fn served(&self, requests: Requests, txid: Txid) {
-        self.update(|inner| {
-            if requests.era == inner.era && requests.last > inner.captured() {
-                inner.served.push_back((requests.last, txid));
-                inner.settle_requests();
-            }
-        });
+    pub(crate) fn served(&self, asked: Asked, txid: Txid) {
+        self.update(|inner| inner.requests.captured(asked, txid, inner.status.remote_txid));
         self.stored.notify_one();
     }
 
     /// Notes that the process that replicates has stored everything committed when these requests were made.
-    pub(crate) fn relayed(&self, requests: Requests, local: Txid, remote: Txid, at: Option<Timestamp>) {
+    pub(crate) fn relayed(&self, asked: Asked, local: Txid, remote: Txid, at: Option<Timestamp>) {
         self.update(|inner| {
             (inner.status.local_txid, inner.status.remote_txid) = (local, remote);
             inner.status.last_sync = at;
-            inner.arrived = inner.arrived.max(requests.last);
+            inner.requests.relayed(asked);
         });
     }
 
     /// Takes back what was served and has not arrived: what was captured is worth nothing for the store.
     pub(crate) fn unserve(&self) {
         self.update(|inner| {
-            inner.served.clear();
-            inner.era += 1;
+            inner.requests.take_back();
             inner.dirty = true;
             inner.drained = false;
         });
@@ -532,7 +433,7 @@ impl Shared {
     pub(crate) fn sync(&self, timeout: Duration) -> Result<SyncStatus> {
         let mine = self.request();
         let over = |state: &State| matches!(state, State::Stopped | State::Fenced | State::Failed);
-        let mut status = self.await_until(timeout, "sync", over, |inner| Self::has_arrived(inner, mine))?;
+        let mut status = self.await_until(timeout, "sync", over, |inner| inner.requests.has_arrived(mine))?;
         if status.state == State::Standby {
             // True of the moment of the answer; what is committed later a stand-by does not notice.
             status.in_sync = !status.local_txid.is_zero() && status.local_txid == status.remote_txid;
@@ -542,30 +443,22 @@ impl Shared {
 
     /// Asks for a capture of everything; the number of the request.
     pub(crate) fn request(&self) -> u64 {
-        let mine = {
-            let mut inner = lock(&self.inner);
-            inner.requested += 1;
-            inner.requested
-        };
+        let mine = lock(&self.inner).requests.make();
         self.asked.notify_waiters();
         self.capture.notify_one();
         mine
     }
 
-    fn has_arrived(inner: &Inner, request: u64) -> bool {
-        inner.arrived >= request
-    }
-
     /// Whether the store has everything that was committed when this request was made.
     pub(crate) fn is_stored(&self, request: u64) -> bool {
-        Self::has_arrived(&lock(&self.inner), request)
+        lock(&self.inner).requests.has_arrived(request)
     }
 
     /// What a waiting [`sync`](Self::sync) would return now: the status, once what was asked for has arrived.
     #[cfg(any(test, feature = "testing"))]
     pub(crate) fn arrived(&self, request: u64) -> Option<SyncStatus> {
         let inner = lock(&self.inner);
-        Self::has_arrived(&inner, request).then(|| Self::status_of(&inner))
+        inner.requests.has_arrived(request).then(|| Self::status_of(&inner))
     }
 
     /// Waits until the store has acknowledged a capture.
@@ -630,9 +523,9 @@ impl Shared {
                 return;
             }
             let by = self.clock.monotonic().saturating_add(timeout);
-            inner.requested += 1;
+            let request = inner.requests.make();
             if inner.stop_by.is_none() {
-                inner.stop_request = inner.requested;
+                inner.stop_request = request;
             }
             inner.stop_by = Some(inner.stop_by.map_or(by, |before| before.min(by)));
             self.pulse.end_by(by);
@@ -673,7 +566,7 @@ impl Shared {
             }
             let status = Self::status_of(inner);
             // Not what is believed of the database, but that a capture begun after the call has arrived.
-            let asked = inner.stop_by.is_some() && Self::has_arrived(inner, inner.stop_request);
+            let asked = inner.stop_by.is_some() && inner.requests.has_arrived(inner.stop_request);
             let flushed = error.is_none() && asked && !inner.dirty || mutant!(StopFlushedAlways);
             let (local_txid, remote_txid) = (status.local_txid, status.remote_txid);
             let error = error.or_else(|| if flushed { None } else { status.last_error });
@@ -759,35 +652,5 @@ mod tests {
             });
             assert_eq!(count.load(Ordering::Relaxed), warnings, "{state}");
         }
-    }
-
-    #[test]
-    fn a_request_waits_for_its_own_capture_and_not_for_those_of_later_ones() {
-        let shared = shared();
-        let first = shared.request();
-        shared.served(shared.requests(), Txid(1));
-        assert!(!shared.is_stored(first));
-        let second = shared.request();
-        shared.served(shared.requests(), Txid(2));
-        shared.set_remote(Txid(1), 0, None);
-        assert!(shared.is_stored(first) && !shared.is_stored(second));
-        shared.set_remote(Txid(2), 0, None);
-        assert!(shared.is_stored(second) && !shared.is_requested());
-    }
-
-    #[test]
-    fn a_capture_that_was_taken_back_answers_nobody() {
-        let shared = shared();
-        let request = shared.request();
-        shared.served(shared.requests(), Txid(5));
-        let under_way = shared.requests();
-        shared.unserve();
-        shared.served(under_way, Txid(5));
-        shared.set_remote(Txid(7), 0, None);
-        assert!(!shared.is_stored(request) && shared.is_requested());
-        shared.served(shared.requests(), Txid(8));
-        assert!(!shared.is_stored(request));
-        shared.set_remote(Txid(8), 0, None);
-        assert!(shared.is_stored(request));
     }
 }

@@ -120,27 +120,27 @@ async fn build(store: &LtxStore, options: &RestoreOptions, env: &RestoreEnv, met
         }
         other => other?,
     };
-    match build_from(store, &plan, options, env, meter).await {
-        Ok((scratch, shape)) => Ok(Built { scratch, plan, shape }),
-        Err(FetchError::Failed(error)) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Keys) => {
-            // Files get new headers while they are rewrapped: parts of both do not fit. Of what has changed the new
-            // version tells; what has not is damaged.
-            let again = choose(store, options).await?;
-            if again.files() == plan.files() {
-                return Err(error);
-            }
-            tracing::debug!(%error, "files have changed while they were restored, reading them anew");
-            let (scratch, shape) = build_from(store, &again, options, env, meter).await?;
-            Ok(Built { scratch, plan: again, shape })
+    let failure = match build_from(store, &plan, options, env, meter).await {
+        Ok((scratch, shape)) => return Ok(Built { scratch, plan, shape }),
+        Err(failure) => failure,
+    };
+    match &failure {
+        FetchError::Gone { key } => {
+            tracing::debug!(key, "a file was removed while it was to be restored, choosing again")
         }
-        Err(FetchError::Failed(error)) => Err(error),
-        Err(FetchError::Gone { key }) => {
-            tracing::debug!(key, "a file was removed while it was to be restored, choosing again");
-            let plan = choose(store, options).await?;
-            let (scratch, shape) = build_from(store, &plan, options, env, meter).await?;
-            Ok(Built { scratch, plan, shape })
+        // Files get new headers while they are rewrapped: parts of both do not fit. Of what has changed the new
+        // version tells; what has not is damaged.
+        FetchError::Failed(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Keys) => {
+            tracing::debug!(%error, "files may have changed while they were restored, choosing again");
         }
+        FetchError::Failed(_) => return Err(failure.into()),
     }
+    let again = choose(store, options).await?;
+    if matches!(failure, FetchError::Failed(_)) && again.files() == plan.files() {
+        return Err(failure.into());
+    }
+    let (scratch, shape) = build_from(store, &again, options, env, meter).await?;
+    Ok(Built { scratch, plan: again, shape })
 }
 
 /// Whether a listing made while files were merged and removed can be to blame. Not for an empty replica.
