@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use replicate_format::{Decoder, FormatError, Level, PageEncoding, PageSize, Salts, Txid, page_checksum};
 
-use crate::clock::{Pulse, SharedClock};
+use crate::clock::{Pulse, SharedClock, Timestamp};
 use crate::disk::SharedDisk;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, RebaseReason};
@@ -352,7 +352,7 @@ impl Capture {
         }
         decoder.finish().map_err(wrong)?;
         std::io::copy(&mut reader, &mut std::io::sink()).map_err(|e| wrong(FormatError::Io(e)))?;
-        self.spool().learn(file.txids, reader.crc());
+        self.spool().learn(file.txids, reader.crc(), Timestamp(header.timestamp_ms));
         if covered {
             return Ok(());
         }

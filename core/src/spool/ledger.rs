@@ -19,6 +19,7 @@
 //! those do not reach A, the ledger is worth nothing.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use replicate_format::{PageSize, Pgno, Txid, crc64};
@@ -314,19 +315,23 @@ impl Ledger {
         Ok(())
     }
 
-    /// Forgets everything.
+    /// Forgets everything, for good: if a crash brought it back, the next start would take it for the ledger of whatever
+    /// has its id by then.
     pub(crate) fn reset(&mut self) -> Result<()> {
-        if let Place::Temporary(_) = self.place {
-            // Or the next start takes it for the ledger of whatever has its id by then.
-            let wrap = |e| Error::disk("reset ledger", &self.path, e);
-            forget_temporary(&self.disk, &temporary_name(&self.path)).map_err(wrap)?;
+        let wrap = |e| Error::disk("reset ledger", &self.path, e);
+        for path in [&temporary_name(&self.path), &self.path] {
+            self.disk.remove(path).map_err(wrap)?;
+        }
+        match self.disk.sync_dir(self.path.parent().unwrap_or(Path::new("."))) {
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(wrap(e)),
+            _ => {}
         }
         self.file = None;
         self.base = NOTHING;
         self.place = Place::Final;
         self.overlay.clear();
         (self.valid, self.room, self.pages) = (0, 0, 0);
-        self.disk.remove(&self.path).map_err(|e| Error::disk("reset ledger", &self.path, e))
+        Ok(())
     }
 }
 

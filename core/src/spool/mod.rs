@@ -45,7 +45,7 @@ pub(crate) struct SpoolFile {
     pub(crate) txids: TxidRange,
     /// Bytes.
     pub(crate) size: u64,
-    /// When it was captured.
+    /// When it was captured; of a file found at start, when it was written, until it is read.
     pub(crate) created: Timestamp,
     /// CRC-64 of its bytes as written; `None` for a file found at start.
     pub(crate) crc: Option<u64>,
@@ -195,9 +195,11 @@ impl Spool {
         FileBody { disk: self.disk.clone(), path, size: file.size, crc: file.crc }
     }
 
-    /// Notes the checksum of a file that was found at the start and read since.
-    pub(crate) fn learn(&mut self, txids: TxidRange, crc: u64) {
-        self.files.iter_mut().filter(|file| file.txids == txids).for_each(|file| file.crc = Some(crc));
+    /// Notes what a file that was found at the start has turned out to hold: its checksum, and when it was captured. The
+    /// file system has another time, and the object would be found by that one.
+    pub(crate) fn learn(&mut self, txids: TxidRange, crc: u64, created: Timestamp) {
+        let found = self.files.iter_mut().filter(|file| file.txids == txids);
+        found.for_each(|file| (file.crc, file.created) = (Some(crc), created));
     }
 
     /// Whether a file lies where it should.
