@@ -8,6 +8,7 @@ pub(crate) mod faulty;
 
 use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -43,6 +44,28 @@ pub trait DiskFile: fmt::Debug + Send + Sync {
     }
     /// Returns when the content is on the disk (fdatasync).
     fn sync(&self) -> io::Result<()>;
+    /// Has the disk begin with a stretch that was written, and waits for nothing. Proves nothing.
+    fn begin_sync(&self, _stretch: Range<u64>) {}
+}
+
+/// Has the disk begin with a long file while it is written. If all of it waited for the sync at the end, whoever else waits
+/// for the disk then, such as an application that commits, would wait for all of it.
+#[derive(Debug, Default)]
+pub struct Trickle {
+    begun: u64,
+}
+
+impl Trickle {
+    /// Bytes the disk is given at a time.
+    const STRETCH: u64 = 4 << 20;
+
+    /// The file has been written up to `end`.
+    pub fn wrote(&mut self, file: &dyn DiskFile, end: u64) {
+        if end - self.begun >= Self::STRETCH {
+            file.begin_sync(self.begun..end);
+            self.begun = end;
+        }
+    }
 }
 
 /// A lock on a file of ours, held until it is dropped or the process ends, however it ends.
@@ -201,6 +224,15 @@ impl DiskFile for RealFile {
 
     fn sync(&self) -> io::Result<()> {
         self.0.sync_data()
+    }
+
+    fn begin_sync(&self, stretch: Range<u64>) {
+        // Pages that will not be needed are written out first, on Linux at once and without waiting; those on their way
+        // stay in memory. It is advice: where it does nothing, the sync has more to do.
+        #[cfg(target_os = "linux")]
+        if let Some(len) = std::num::NonZeroU64::new(stretch.end.saturating_sub(stretch.start)) {
+            let _advice = rustix::fs::fadvise(&self.0, stretch.start, Some(len), rustix::fs::Advice::DontNeed);
+        }
     }
 }
 

@@ -21,7 +21,7 @@ use super::{
     read_exact,
 };
 use crate::clock::{SharedClock, Timestamp};
-use crate::disk::{Disk, DiskEntry, DiskFile, SharedDisk};
+use crate::disk::{Disk, DiskEntry, DiskFile, SharedDisk, Trickle};
 use crate::error::{Error, ErrorKind};
 use crate::exec::Blocking;
 
@@ -101,9 +101,12 @@ impl FileStore {
             let (putting, last) = (Arc::clone(&putting), end == body.len());
             // All of a small object is done in one go: going to another thread and back costs more than its writes.
             let step = self.blocking(move |disk| {
-                let file = file.map_or_else(|| putting.begin(disk), Ok)?;
-                putting.write(file.as_ref(), offset, &bytes)?;
-                if last { putting.finish(disk, file.as_ref()).map(|()| None) } else { Ok(Some(file)) }
+                let (file, mut trickle) = match file {
+                    None => (putting.begin(disk)?, Trickle::default()),
+                    Some(begun) => begun,
+                };
+                putting.write(file.as_ref(), offset, &bytes, &mut trickle)?;
+                if last { putting.finish(disk, file.as_ref()).map(|()| None) } else { Ok(Some((file, trickle))) }
             });
             file = step.await?;
             if last {
@@ -151,8 +154,10 @@ impl Putting {
         disk.create(temporary).map_err(|e| failed("create", temporary, e))
     }
 
-    fn write(&self, file: &dyn DiskFile, offset: u64, bytes: &[u8]) -> BlobResult<()> {
-        file.write_at(offset, bytes).map_err(|e| failed("write", &self.temporary.path, e))
+    fn write(&self, file: &dyn DiskFile, offset: u64, bytes: &[u8], trickle: &mut Trickle) -> BlobResult<()> {
+        file.write_at(offset, bytes).map_err(|e| failed("write", &self.temporary.path, e))?;
+        trickle.wrote(file, offset + bytes.len() as u64);
+        Ok(())
     }
 
     /// Makes it an object.

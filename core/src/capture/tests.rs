@@ -358,6 +358,20 @@ fn a_writer_that_outruns_the_engine_is_slowed_down_and_let_go_again() {
 }
 
 #[test]
+fn nobody_is_slowed_down_for_a_wal_that_one_large_transaction_has_made() {
+    let mut bench = Bench::with_checkpoints_at(16);
+    bench.catch_up();
+    bench.write(1, 70 << 20);
+    bench.catch_up();
+    assert_eq!(bench.script.calls("braked"), 0);
+    assert!(bench.script.calls("sealed") > 0, "it was copied back");
+    bench.write(2, 5000);
+    bench.catch_up();
+    assert_eq!(bench.capture.position.mark.map(|mark| mark.frame), Some(3), "and starts over");
+    bench.assert_spooled();
+}
+
+#[test]
 fn a_frame_that_reads_differently_the_second_time_is_not_stored() {
     let mut bench = Bench::new();
     bench.write(1, 5000);

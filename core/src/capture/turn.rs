@@ -39,6 +39,9 @@ const CATCH_UPS: u32 = 32;
 const BRAKE_AT: (u32, u64) = (6, 12);
 /// And more from so many megabytes on.
 const BRAKE_HARD_AT: u64 = 24;
+/// A WAL of more megabytes than this when we come to it was not made by a writer that runs away from us meanwhile: by one
+/// large transaction, or while we were not there. Writers are slowed down then for what they add to it.
+const GIVEN: u64 = 64;
 /// How long the write lock is tried for.
 const PATIENCE: Duration = Duration::from_millis(50);
 /// How often copying back is tried while the application itself is at it: while writers are held, and otherwise.
@@ -135,8 +138,10 @@ impl Capture {
             return Ok(false);
         }
         let mut stuck = 0;
+        let first = self.left(door)?.length;
+        let given = if first > GIVEN * megabyte { first } else { 0 };
         for round in 0..CATCH_UPS {
-            let length = self.left(door)?.length;
+            let length = self.left(door)?.length.saturating_sub(given);
             if length >= BRAKE_HARD_AT * megabyte {
                 door.brake(Braking::Hard)?;
             } else if round >= BRAKE_AT.0 || length >= BRAKE_AT.1 * megabyte {

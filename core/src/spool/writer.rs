@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use replicate_format::Crc64;
 
-use crate::disk::{DiskFile, SharedDisk, temporary_name};
+use crate::disk::{DiskFile, SharedDisk, Trickle, temporary_name};
 use crate::error::{Error, Result};
 
 /// Bytes gathered before a write.
@@ -17,6 +17,7 @@ pub(crate) struct SpoolWriter {
     disk: SharedDisk,
     path: PathBuf,
     file: Option<Box<dyn DiskFile>>,
+    trickle: Trickle,
     buffer: Vec<u8>,
     written: u64,
     crc: Crc64,
@@ -33,7 +34,8 @@ impl SpoolWriter {
             other => other,
         };
         let file = file.map_err(|e| Error::disk("create spool file", &temporary, e))?;
-        Ok(Self { disk, path, file: Some(file), buffer: Vec::with_capacity(BUFFER), written: 0, crc: Crc64::new() })
+        let (trickle, buffer) = (Trickle::default(), Vec::with_capacity(BUFFER));
+        Ok(Self { disk, path, file: Some(file), trickle, buffer, written: 0, crc: Crc64::new() })
     }
 
     fn drain(&mut self) -> io::Result<()> {
@@ -42,6 +44,7 @@ impl SpoolWriter {
             self.crc.update(&self.buffer);
             self.written += self.buffer.len() as u64;
             self.buffer.clear();
+            self.trickle.wrote(file.as_ref(), self.written);
         }
         Ok(())
     }

@@ -12,6 +12,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
 use replicate_format::{DbHeader, PageSize, Salts, WAL_INDEX_HEADER_LEN, WalIndexHeader};
@@ -19,7 +20,7 @@ use rusqlite::Connection;
 
 use super::brake::{Brake, Braking, Commits};
 use super::connection::{self, Checkpoint};
-use super::{FileId, PinnedFile, probe};
+use super::{FileId, PinnedFile, block_signals, probe};
 use crate::disk::with_suffix;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -123,6 +124,11 @@ const BUSY_TIMEOUT: Duration = Duration::from_millis(250);
 /// The bytes of the WAL index that carry the lock of writers and the one of checkpoints (`walformat.html`, 2.3.1).
 const WRITE_LOCK: i64 = 120;
 const CHECKPOINT_LOCK: i64 = 121;
+/// Bytes of frames from which the disk is to begin while they are copied back: SQLite has it begin when all is copied, and an
+/// application that commits then waits for all of it.
+const LONG: u64 = 32 << 20;
+/// How often it is told to.
+const BEGIN_EVERY: Duration = Duration::from_millis(5);
 /// The time of a few commits.
 const REST: Duration = Duration::from_micros(500);
 
@@ -348,7 +354,27 @@ impl Door for SqliteDoor {
     }
 
     fn checkpoint(&mut self) -> Result<Checkpoint> {
-        connection::checkpoint_passive(&self.readers[self.idle_reader()?])
+        let view = self.look()?;
+        let left = u64::from(view.max_frame.saturating_sub(view.backfilled)) * view.page_size.frame_len() as u64;
+        let reader = &self.readers[self.idle_reader()?];
+        if left < LONG {
+            return connection::checkpoint_passive(reader);
+        }
+        let (ended, end) = channel::<()>();
+        std::thread::scope(|scope| {
+            let database = &self.database;
+            let begin = move || {
+                block_signals();
+                while let Err(RecvTimeoutError::Timeout) = end.recv_timeout(BEGIN_EVERY) {
+                    database.begin_sync();
+                }
+            };
+            // Without it the checkpoint only takes longer.
+            let _helper = std::thread::Builder::new().name("replicate-copy".into()).spawn_scoped(scope, begin);
+            let copied = connection::checkpoint_passive(reader);
+            drop(ended);
+            copied
+        })
     }
 
     fn sync_database(&self) -> Result<()> {

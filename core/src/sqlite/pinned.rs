@@ -78,6 +78,13 @@ impl PinnedFile {
         sys::sync(self.fd).map_err(Errno::into_io)
     }
 
+    /// Has the disk begin with what is not there yet, and waits for nothing.
+    pub(super) fn begin_sync(&self) {
+        if self.verify().is_ok() {
+            sys::begin_sync(self.fd);
+        }
+    }
+
     /// Whether anybody, our SQLite included, has locked a byte for writing.
     ///
     /// # Errors
