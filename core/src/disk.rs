@@ -9,7 +9,7 @@ pub(crate) mod faulty;
 use std::fmt;
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -44,7 +44,7 @@ pub trait DiskFile: fmt::Debug + Send + Sync {
     }
     /// Returns when the content is on the disk (fdatasync).
     fn sync(&self) -> io::Result<()>;
-    /// Has the disk begin with a stretch that was written, and waits for nothing. Proves nothing.
+    /// Has the disk begin with a stretch that was written. Proves nothing.
     fn begin_sync(&self, _stretch: Range<u64>) {}
 }
 
@@ -227,13 +227,24 @@ impl DiskFile for RealFile {
     }
 
     fn begin_sync(&self, stretch: Range<u64>) {
-        // Pages that will not be needed are written out first, on Linux at once and without waiting; those on their way
-        // stay in memory. It is advice: where it does nothing, the sync has more to do.
-        #[cfg(target_os = "linux")]
-        if let Some(len) = std::num::NonZeroU64::new(stretch.end.saturating_sub(stretch.start)) {
-            let _advice = rustix::fs::fadvise(&self.0, stretch.start, Some(len), rustix::fs::Advice::DontNeed);
-        }
+        begin_sync(self.0.as_raw_fd(), stretch);
     }
+}
+
+/// Has the disk begin with a stretch of a file that was written, all of it if the stretch is empty, and waits for no more
+/// than room in the disk's queue. It proves nothing and takes no error away: what fails here fails the sync, too. Where
+/// the system has no such call the sync has more to do.
+#[allow(unsafe_code, reason = "a system call that no safe crate has")]
+pub(crate) fn begin_sync(fd: RawFd, stretch: Range<u64>) {
+    #[cfg(target_os = "linux")]
+    {
+        let number = |n: u64| libc::off64_t::try_from(n).unwrap_or(libc::off64_t::MAX);
+        let len = number(stretch.end.saturating_sub(stretch.start));
+        // SAFETY: no memory is passed; a bad descriptor is an error.
+        unsafe { libc::sync_file_range(fd, number(stretch.start), len, libc::SYNC_FILE_RANGE_WRITE) };
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (fd, stretch);
 }
 
 #[derive(Debug)]

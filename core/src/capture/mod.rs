@@ -230,7 +230,11 @@ impl Capture {
             Some(record) if record.replica == replica => capture.recall(&record)?,
             // One start with a wrong place shall not cost what waits for the right one.
             Some(_) => {}
-            _ => capture.forget()?,
+            _ => {
+                // What was in the spool may have been on its way to the store: its ids are taken.
+                capture.given = newest.unwrap_or_default();
+                capture.forget()?;
+            }
         }
         Ok(capture)
     }
@@ -247,10 +251,11 @@ impl Capture {
         let given_up = Txid(record.given_up);
         let Some(page_size) = self.ledger.page_size().filter(|_| given_up.is_zero()) else {
             self.given_up = given_up;
+            let spooled = self.spool().newest().unwrap_or_default();
             self.forget()?;
             // Its ids are taken all the same, whatever a listing says: what the store had, and what was on its way.
             self.shipped = record.shipped;
-            self.given = given_up.max(Txid(record.txid));
+            self.given = given_up.max(Txid(record.txid)).max(spooled);
             return Ok(());
         };
         self.position.page_size = Some(page_size);

@@ -372,6 +372,28 @@ fn nobody_is_slowed_down_for_a_wal_that_one_large_transaction_has_made() {
 }
 
 #[test]
+fn a_writer_that_runs_away_is_slowed_down_also_after_a_large_transaction() {
+    let mut bench = Bench::with_checkpoints_at(16);
+    bench.catch_up();
+    bench.write(1, 70 << 20);
+    let app = rusqlite::Connection::open(&bench.database).unwrap();
+    app.busy_timeout(Duration::from_secs(5)).unwrap();
+    app.execute_batch("PRAGMA wal_autocheckpoint=0").unwrap();
+    let mut written = 1;
+    bench.script.before("unpin_older", move || {
+        if written < 12 {
+            written += 1;
+            app.execute("INSERT OR REPLACE INTO t VALUES (?1, randomblob(6000000))", [written]).unwrap();
+        }
+    });
+    bench.catch_up();
+    assert!(bench.script.calls("braked") > 0);
+    bench.script.clear();
+    bench.catch_up();
+    bench.assert_spooled();
+}
+
+#[test]
 fn a_frame_that_reads_differently_the_second_time_is_not_stored() {
     let mut bench = Bench::new();
     bench.write(1, 5000);

@@ -39,9 +39,11 @@ const CATCH_UPS: u32 = 32;
 const BRAKE_AT: (u32, u64) = (6, 12);
 /// And more from so many megabytes on.
 const BRAKE_HARD_AT: u64 = 24;
-/// A WAL of more megabytes than this when we come to it was not made by a writer that runs away from us meanwhile: by one
-/// large transaction, or while we were not there. Writers are slowed down then for what they add to it.
+/// A WAL of more megabytes than this when we come to it may have been made by one large transaction, or while we were not
+/// there. Then nobody is slowed down for its length, unless it grows by [`BRAKE_AT`] megabytes a second.
 const GIVEN: u64 = 64;
+/// The shortest time over which that is told.
+const GROWTH: Duration = Duration::from_millis(250);
 /// How long the write lock is tried for.
 const PATIENCE: Duration = Duration::from_millis(50);
 /// How often copying back is tried while the application itself is at it: while writers are held, and otherwise.
@@ -138,10 +140,15 @@ impl Capture {
             return Ok(false);
         }
         let mut stuck = 0;
-        let first = self.left(door)?.length;
-        let given = if first > GIVEN * megabyte { first } else { 0 };
+        let (first, begun) = (self.left(door)?.length, self.clock.monotonic());
+        let mut given = if first > GIVEN * megabyte { first } else { 0 };
         for round in 0..CATCH_UPS {
-            let length = self.left(door)?.length.saturating_sub(given);
+            let length = self.left(door)?.length;
+            let time = self.clock.monotonic().saturating_sub(begun).max(GROWTH);
+            if length.saturating_sub(first) as f64 > (BRAKE_AT.1 * megabyte) as f64 * time.as_secs_f64() {
+                given = 0;
+            }
+            let length = length.saturating_sub(given);
             if length >= BRAKE_HARD_AT * megabyte {
                 door.brake(Braking::Hard)?;
             } else if round >= BRAKE_AT.0 || length >= BRAKE_AT.1 * megabyte {

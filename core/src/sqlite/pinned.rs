@@ -11,6 +11,7 @@ use std::path::Path;
 use super::inodes::Borrower;
 use super::sys::{self, Errno, Lock};
 use super::{FileId, pool};
+use crate::disk::begin_sync;
 use crate::{Error, ErrorKind, Result};
 
 /// A file open for reading whose descriptor goes back to the pool on drop instead of being closed.
@@ -78,10 +79,10 @@ impl PinnedFile {
         sys::sync(self.fd).map_err(Errno::into_io)
     }
 
-    /// Has the disk begin with what is not there yet, and waits for nothing.
+    /// Has the disk begin with what is not there yet; see [`begin_sync`].
     pub(super) fn begin_sync(&self) {
         if self.verify().is_ok() {
-            sys::begin_sync(self.fd);
+            begin_sync(self.fd, 0..0);
         }
     }
 

@@ -190,15 +190,6 @@ pub(super) fn is_locked_for(fd: RawFd, lock: Lock, range: Range) -> Result<bool,
     Ok(request.l_type != libc::F_UNLCK as c_short)
 }
 
-/// Has the disk begin with what is not there yet of a file, and waits for nothing. Proves nothing.
-pub(super) fn begin_sync(fd: RawFd) {
-    // SAFETY: no memory is passed; a bad descriptor is an error. What fails here fails the sync, too.
-    #[cfg(target_os = "linux")]
-    unsafe {
-        libc::sync_file_range(fd, 0, 0, libc::SYNC_FILE_RANGE_WRITE);
-    }
-}
-
 /// Cuts or extends. Only for scratch files.
 pub(super) fn set_len(fd: RawFd, len: u64) -> Result<(), Errno> {
     let len = libc::off_t::try_from(len).map_err(|_| Errno(libc::EOVERFLOW))?;

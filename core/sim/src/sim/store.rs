@@ -201,13 +201,15 @@ impl SimStore {
         let mut world = self.world.lock();
         let now = world.now();
         let world = &mut *world;
-        let rng = &mut world.store.rng;
+        let (rng, s3) = (&mut world.store.rng, world.store.s3);
         let age = Duration::from_millis(if stale { rng.between(1, 30_000) } else { 0 });
         let below = world.store.objects.range(prefix.to_owned()..).take_while(|(key, _)| key.starts_with(prefix));
         let mut found: Vec<_> = below
             .clone()
             .filter(|(_, object)| !stale || object.at + age <= now)
             .map(|(key, object)| meta(key, object))
+            // Listings of S3 show no metadata.
+            .map(|meta| meta.map(|meta| ObjectMeta { created: meta.created.filter(|_| !s3), ..meta }))
             .collect();
         if short {
             found.truncate(rng.index(found.len() + 1));
@@ -229,7 +231,7 @@ impl BlobStore for SimStore {
     }
 
     fn caps(&self) -> Caps {
-        Caps { conditional_put: true, created_in_list: true }
+        Caps { conditional_put: true, created_in_list: !self.world.lock().store.s3 }
     }
 
     fn location(&self) -> String {

@@ -28,6 +28,9 @@ pub const DATABASE: &str = "/db/app.db";
 /// The process of the judge: it is always there, and nobody else does anything while it works.
 pub const JUDGE: u32 = 0;
 
+/// What neither a listing that lies nor another writer explains.
+const UNEXPLAINED: [&str; 7] = ["I7", "I9", "I10", "I11", "I14", "the schedule does not end", "a restore does not end"];
+
 /// A step of [`When::Calls`] is taken after this time at the latest.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -180,7 +183,9 @@ impl World {
     /// Notes that a promise was broken; the first one counts.
     pub fn violated(&mut self, what: String) {
         // A listing that lies is caught by what the host remembers; without that nothing can catch it.
-        if self.lied && self.damaged || self.foreign.is_some() && !what.starts_with("I4") {
+        let unexplained = UNEXPLAINED.iter().any(|kind| what.starts_with(kind));
+        let foreign = self.foreign.is_some() && !what.starts_with("I4");
+        if !unexplained && (self.lied && self.damaged || foreign) {
             self.inconclusive = true;
             return;
         }

@@ -318,14 +318,14 @@ fn write_on(db: &Path, writing: &Writing, rng: &mut Rng, shared: &Shared) -> Out
     Ok(())
 }
 
-/// A checkpoint; being refused is part of the game.
-pub(crate) fn checkpoint(connection: &rusqlite::Connection, mode: &str) -> rusqlite::Result<()> {
+/// A checkpoint; being refused is part of the game. Whether it was done.
+pub(crate) fn checkpoint(connection: &rusqlite::Connection, mode: &str) -> rusqlite::Result<bool> {
     connection.execute_batch("PRAGMA busy_timeout=50")?;
-    let done = connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(()));
+    let done = connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| row.get::<_, i64>(0));
     connection.execute_batch("PRAGMA busy_timeout=15000")?;
     match done {
-        Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) => Ok(()),
-        Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseLocked) => Ok(()),
-        other => other,
+        Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) => Ok(false),
+        Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseLocked) => Ok(false),
+        other => other.map(|busy| busy == 0),
     }
 }

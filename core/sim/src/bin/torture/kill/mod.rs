@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use replicate::simulation::Point;
 use replicate::{Cancel, Check, RestoreOptions, Target, Txid};
 use replicate_sim::peers::{Outcome, Process};
 use replicate_sim::servers::VersityGw;
@@ -28,6 +29,9 @@ use crate::{Size, Torture};
 const REACH: Duration = Duration::from_secs(3);
 /// A round that takes longer is told, with its plan: what it waited for may be worth a look.
 const LONG: Duration = Duration::from_secs(20);
+
+/// In so many rounds somebody is killed at every point: about twenty times each.
+const ALL_POINTS: u64 = 1000;
 
 /// What has been done.
 #[derive(Debug, Default)]
@@ -83,6 +87,11 @@ pub(crate) fn run(torture: &mut Torture) -> Outcome<String> {
     }
     if let Some(stage) = &stage {
         tally.close(stage)?;
+    }
+    let missed: Vec<_> =
+        Point::ALL.iter().map(|point| point.name()).filter(|name| !tally.points.contains_key(name)).collect();
+    if tally.rounds >= ALL_POINTS && !missed.is_empty() {
+        return Err(format!("nobody was killed at {missed:?} ({})", tally.tell()));
     }
     Ok(tally.tell())
 }
@@ -309,7 +318,9 @@ impl Round<'_> {
             return engine.kill();
         }
         let report = engine.stop()?;
-        if report["flushed"].as_bool() == Some(true) || report["state"] == "stopped" && report["error"].is_null() {
+        // A stand-by has nothing of its own to flush.
+        let asker = self.plan.who == Who::Command;
+        if report["flushed"].as_bool() == Some(true) || asker && report["error"].is_null() {
             Ok(())
         } else {
             Err(format!("stop did not flush: {report}"))
