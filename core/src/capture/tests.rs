@@ -71,6 +71,27 @@ fn a_spool_that_lost_files_the_ledger_knows_of_is_compared_with_nothing() {
     bench.assert_spooled();
 }
 
+/// Found by the simulation: two disk errors left a file that nobody knew of, and after a restart it was the next one.
+#[test]
+fn a_file_that_was_neither_made_durable_nor_removed_is_no_neighbour_of_a_later_one() {
+    let mut bench = Bench::new();
+    bench.write(1, 5000);
+    bench.catch_up();
+    bench.write(2, 5000);
+    bench.faults.fail(Op::SyncDir, "spool/0", 0, 1, Io::Other);
+    bench.faults.fail(Op::Remove, "spool/0/0000000000000002", 0, 1, Io::Other);
+    bench.step().unwrap_err();
+    bench.faults.clear();
+    let stray = bench.folder.path().join(".app.db-replicate/spool/0/0000000000000002-0000000000000002.ltx");
+    assert!(stray.exists(), "the test makes what it is about");
+    let over = StartOver { after: Txid::ZERO, reason: RebaseReason::SpoolDamaged, snapshot: false, basis: None };
+    bench.capture.start_over(over).unwrap();
+    bench.write(2, 7000);
+    bench.catch_up();
+    assert!(!stray.exists());
+    bench.restart().assert_spooled();
+}
+
 #[test]
 fn a_start_over_that_ends_at_any_point_gives_no_id_twice() {
     let mut ended_halfway = 0;

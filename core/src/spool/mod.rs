@@ -24,6 +24,7 @@ mod writer;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use replicate_format::{Level, Txid, TxidRange, crc64, ltx_file_name, parse_ltx_file_name};
 
@@ -99,6 +100,8 @@ pub(crate) struct Spool {
     root: PathBuf,
     /// Ordered by the last id.
     files: Vec<SpoolFile>,
+    /// A file that failed on its last steps may be left, under a name that would count at the next start.
+    strays: Arc<AtomicBool>,
 }
 
 const LEVELS: [Level; 2] = [Level::L0, Level::SNAPSHOT];
@@ -106,7 +109,7 @@ const LEVELS: [Level; 2] = [Level::L0, Level::SNAPSHOT];
 impl Spool {
     /// Opens the spool in a state folder, making its folders and removing what a crash left half-written.
     pub(crate) fn open(disk: SharedDisk, state_folder: &Path) -> Result<Self> {
-        let mut spool = Self { disk, root: state_folder.join("spool"), files: Vec::new() };
+        let mut spool = Self { disk, root: state_folder.join("spool"), files: Vec::new(), strays: Arc::default() };
         for level in LEVELS {
             let folder = spool.folder(level);
             let wrap = |e| Error::disk("open spool", &folder, e);
@@ -137,9 +140,34 @@ impl Spool {
         self.folder(level).join(ltx_file_name(txids))
     }
 
-    /// Starts a file under a temporary name.
+    /// Starts a file under a temporary name. What an earlier one has left is removed first: what follows on the files
+    /// that count must not have it for a neighbour.
     pub(crate) fn create(&self, level: Level, txids: TxidRange) -> Result<SpoolWriter> {
-        SpoolWriter::create(self.disk.clone(), self.path(level, txids))
+        if self.strays.load(Ordering::Relaxed) {
+            LEVELS.into_iter().try_for_each(|level| self.remove_strays(level))?;
+            self.strays.store(false, Ordering::Relaxed);
+        }
+        SpoolWriter::create(self.disk.clone(), self.path(level, txids), self.strays.clone())
+    }
+
+    fn remove_strays(&self, level: Level) -> Result<()> {
+        let folder = self.folder(level);
+        let wrap = |e| Error::disk("clean spool", &folder, e);
+        for entry in self.disk.list(&folder).map_err(wrap)? {
+            let Some(txids) = parse_ltx_file_name(&entry.name) else { continue };
+            if !self.files.iter().any(|file| (file.level, file.txids) == (level, txids)) {
+                self.disk.remove(&folder.join(&entry.name)).map_err(wrap)?;
+            }
+        }
+        self.sync_folder(level)
+    }
+
+    fn sync_folder(&self, level: Level) -> Result<()> {
+        let folder = self.folder(level);
+        match self.disk.sync_dir(&folder) {
+            Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::disk("clean spool", &folder, e)),
+            _ => Ok(()),
+        }
     }
 
     /// Gives a finished file its name; when this returns it is on the disk, and must be [added](Self::add). That
@@ -224,14 +252,7 @@ impl Spool {
     pub(crate) fn discard_after(&mut self, txid: Txid) -> Result<()> {
         self.remove(|file| file.txids.max() > txid)?;
         // Their ids are given again, maybe at another level: a crash must not bring them back beside the new files.
-        for level in LEVELS {
-            let folder = self.folder(level);
-            match self.disk.sync_dir(&folder) {
-                Err(e) if e.kind() != ErrorKind::NotFound => return Err(Error::disk("clean spool", &folder, e)),
-                _ => {}
-            }
-        }
-        Ok(())
+        LEVELS.into_iter().try_for_each(|level| self.sync_folder(level))
     }
 
     /// What cannot be removed stays known, so that it is tried again.

@@ -2,6 +2,8 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use replicate_format::Crc64;
 
@@ -16,6 +18,7 @@ const BUFFER: usize = 256 * 1024;
 pub(crate) struct SpoolWriter {
     disk: SharedDisk,
     path: PathBuf,
+    strays: Arc<AtomicBool>,
     file: Option<Box<dyn DiskFile>>,
     trickle: Trickle,
     buffer: Vec<u8>,
@@ -24,7 +27,8 @@ pub(crate) struct SpoolWriter {
 }
 
 impl SpoolWriter {
-    pub(super) fn create(disk: SharedDisk, path: PathBuf) -> Result<Self> {
+    /// `strays` is set if a file may be left under its name that is not one of the spool.
+    pub(super) fn create(disk: SharedDisk, path: PathBuf, strays: Arc<AtomicBool>) -> Result<Self> {
         let temporary = temporary_name(&path);
         let file = match disk.create(&temporary) {
             // Somebody has removed the folder.
@@ -35,7 +39,7 @@ impl SpoolWriter {
         };
         let file = file.map_err(|e| Error::disk("create spool file", &temporary, e))?;
         let (trickle, buffer) = (Trickle::default(), Vec::with_capacity(BUFFER));
-        Ok(Self { disk, path, file: Some(file), trickle, buffer, written: 0, crc: Crc64::new() })
+        Ok(Self { disk, path, strays, file: Some(file), trickle, buffer, written: 0, crc: Crc64::new() })
     }
 
     fn drain(&mut self) -> io::Result<()> {
@@ -49,6 +53,17 @@ impl SpoolWriter {
         Ok(())
     }
 
+    /// Gives it its name, for good.
+    fn named(&mut self) -> io::Result<()> {
+        self.disk.rename(&temporary_name(&self.path), &self.path)?;
+        self.file = None;
+        point!(SpoolRenamed);
+        if mutant!(FolderSyncMissing) {
+            return Ok(());
+        }
+        self.disk.sync_dir(self.path.parent().unwrap_or(Path::new(".")))
+    }
+
     /// Size and CRC-64 of the published file.
     pub(super) fn publish(mut self) -> Result<(u64, u64)> {
         let publish = |this: &mut Self| {
@@ -57,15 +72,12 @@ impl SpoolWriter {
                 file.sync()?;
             }
             point!(SpoolSynced);
-            this.disk.rename(&temporary_name(&this.path), &this.path)?;
-            this.file = None;
-            point!(SpoolRenamed);
-            if mutant!(FolderSyncMissing) {
-                return Ok(());
-            }
-            let named = this.disk.sync_dir(this.path.parent().unwrap_or(Path::new(".")));
-            // Nobody knows of it: under this name it would be found at the next start.
-            named.inspect_err(|_| drop(this.disk.remove(&this.path)))
+            this.named().inspect_err(|_| {
+                // Nobody knows of it: under this name it would be found at the next start.
+                if this.disk.remove(&this.path).is_err() {
+                    this.strays.store(true, Ordering::Relaxed);
+                }
+            })
         };
         publish(&mut self).map_err(|e| Error::disk("write spool file", &self.path, e))?;
         point!(SpoolPublished);
