@@ -93,10 +93,13 @@ pub(crate) enum Waiting {
 /// How much waits in the WAL.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Backlog {
-    /// Bytes of frames that are not captured.
-    Bytes(u64),
-    /// So many bytes, and nobody can add to them: a checkpoint that keeps writers out waits for somebody.
-    Stopped(u64),
+    /// Frames that are not captured.
+    Frames {
+        /// Their bytes.
+        bytes: u64,
+        /// Whether nobody can add to them: a checkpoint that keeps writers out waits for somebody.
+        stopped: bool,
+    },
     /// The database has to be looked at closely.
     Unknown,
 }
@@ -230,11 +233,7 @@ impl Capture {
             Some(record) if record.replica == replica => capture.recall(&record)?,
             // One start with a wrong place shall not cost what waits for the right one.
             Some(_) => {}
-            _ => {
-                // What was in the spool may have been on its way to the store: its ids are taken.
-                capture.given = newest.unwrap_or_default();
-                capture.forget()?;
-            }
+            _ => capture.forget()?,
         }
         Ok(capture)
     }
@@ -251,11 +250,10 @@ impl Capture {
         let given_up = Txid(record.given_up);
         let Some(page_size) = self.ledger.page_size().filter(|_| given_up.is_zero()) else {
             self.given_up = given_up;
-            let spooled = self.spool().newest().unwrap_or_default();
             self.forget()?;
             // Its ids are taken all the same, whatever a listing says: what the store had, and what was on its way.
             self.shipped = record.shipped;
-            self.given = given_up.max(Txid(record.txid)).max(spooled);
+            self.given = self.given.max(given_up).max(Txid(record.txid));
             return Ok(());
         };
         self.position.page_size = Some(page_size);
@@ -385,6 +383,9 @@ impl Capture {
 
     /// Forgets all local knowledge; what was spooled belonged to it.
     fn forget(&mut self) -> Result<()> {
+        // It may have been on its way to the store: its ids are taken.
+        let spooled = self.spool().newest().unwrap_or_default();
+        self.given = self.given.max(spooled);
         self.spool().discard_after(Txid::ZERO)?;
         self.ledger.reset()?;
         self.shipped = None;
@@ -673,7 +674,7 @@ impl Capture {
             CapturePlan::Rebase(_) => return Ok(Backlog::Unknown),
         };
         let bytes = u64::from(frames) * view.page_size.frame_len() as u64;
-        Ok(if bytes > 0 && door.is_stopped()? { Backlog::Stopped(bytes) } else { Backlog::Bytes(bytes) })
+        Ok(Backlog::Frames { bytes, stopped: bytes > 0 && door.is_stopped()? })
     }
 
     /// Lets go of the database and leaves the local state in order.

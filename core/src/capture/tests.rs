@@ -351,21 +351,23 @@ fn while_a_reader_of_the_application_needs_the_wal_no_writer_is_held() {
     bench.assert_spooled();
 }
 
+/// As soon as all is captured another connection writes a row: more than may be read while writers are held.
+fn outrun(bench: &Bench, mut ids: std::ops::RangeInclusive<u32>, bytes: u32) {
+    let app = rusqlite::Connection::open(&bench.database).unwrap();
+    app.busy_timeout(Duration::from_secs(5)).unwrap();
+    app.execute_batch("PRAGMA wal_autocheckpoint=0").unwrap();
+    bench.script.before("unpin_older", move || {
+        if let Some(id) = ids.next() {
+            app.execute("INSERT OR REPLACE INTO t VALUES (?1, randomblob(?2))", [id, bytes]).unwrap();
+        }
+    });
+}
+
 #[test]
 fn a_writer_that_outruns_the_engine_is_slowed_down_and_let_go_again() {
     let mut bench = Bench::with_checkpoints_at(16);
     bench.catch_up();
-    let app = rusqlite::Connection::open(&bench.database).unwrap();
-    app.busy_timeout(Duration::from_secs(5)).unwrap();
-    app.execute_batch("PRAGMA wal_autocheckpoint=0").unwrap();
-    let mut written = 0;
-    // As soon as all is captured there is more than may be read while writers are held.
-    bench.script.before("unpin_older", move || {
-        if written < 12 {
-            written += 1;
-            app.execute("INSERT OR REPLACE INTO t VALUES (?1, randomblob(4000000))", [written]).unwrap();
-        }
-    });
+    outrun(&bench, 1..=12, 4_000_000);
     for id in 20..23 {
         bench.write(id, 4_000_000);
         bench.catch_up();
@@ -397,16 +399,7 @@ fn a_writer_that_runs_away_is_slowed_down_also_after_a_large_transaction() {
     let mut bench = Bench::with_checkpoints_at(16);
     bench.catch_up();
     bench.write(1, 70 << 20);
-    let app = rusqlite::Connection::open(&bench.database).unwrap();
-    app.busy_timeout(Duration::from_secs(5)).unwrap();
-    app.execute_batch("PRAGMA wal_autocheckpoint=0").unwrap();
-    let mut written = 1;
-    bench.script.before("unpin_older", move || {
-        if written < 12 {
-            written += 1;
-            app.execute("INSERT OR REPLACE INTO t VALUES (?1, randomblob(6000000))", [written]).unwrap();
-        }
-    });
+    outrun(&bench, 2..=12, 6_000_000);
     bench.catch_up();
     assert!(bench.script.calls("braked") > 0);
     bench.script.clear();

@@ -307,11 +307,7 @@ impl Member {
                     }
                     let backlog = work.capture(self.env.blocking, |capture| capture.backlog()).await;
                     // Whatever is in the way, the capture that follows will meet it and say so.
-                    let (bytes, stopped) = match backlog {
-                        Ok(Backlog::Bytes(bytes)) => (bytes, false),
-                        Ok(Backlog::Stopped(bytes)) => (bytes, true),
-                        Ok(Backlog::Unknown) | Err(_) => return settled,
-                    };
+                    let Ok(Backlog::Frames { bytes, stopped }) = backlog else { return settled };
                     if bytes > 0 {
                         self.shared.set_dirty(true);
                         schedule.woken();

@@ -19,11 +19,11 @@
 //! those do not reach A, the ledger is worth nothing.
 
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use replicate_format::{PageSize, Pgno, Txid, crc64};
 
+use super::sync_names;
 use crate::disk::{DiskFile, SharedDisk, temporary_name};
 use crate::error::{Error, Result};
 
@@ -322,10 +322,7 @@ impl Ledger {
         for path in [&temporary_name(&self.path), &self.path] {
             self.disk.remove(path).map_err(wrap)?;
         }
-        match self.disk.sync_dir(self.path.parent().unwrap_or(Path::new("."))) {
-            Err(e) if e.kind() != ErrorKind::NotFound => return Err(wrap(e)),
-            _ => {}
-        }
+        sync_names(&self.disk, self.path.parent().unwrap_or(Path::new("."))).map_err(wrap)?;
         self.file = None;
         self.base = NOTHING;
         self.place = Place::Final;

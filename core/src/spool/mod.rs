@@ -104,6 +104,14 @@ pub(crate) struct Spool {
     strays: Arc<AtomicBool>,
 }
 
+/// Returns when removals in a folder are on the disk; fine if it is gone itself.
+fn sync_names(disk: &SharedDisk, folder: &Path) -> std::io::Result<()> {
+    match disk.sync_dir(folder) {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
 const LEVELS: [Level; 2] = [Level::L0, Level::SNAPSHOT];
 
 impl Spool {
@@ -164,10 +172,7 @@ impl Spool {
 
     fn sync_folder(&self, level: Level) -> Result<()> {
         let folder = self.folder(level);
-        match self.disk.sync_dir(&folder) {
-            Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::disk("clean spool", &folder, e)),
-            _ => Ok(()),
-        }
+        sync_names(&self.disk, &folder).map_err(|e| Error::disk("clean spool", &folder, e))
     }
 
     /// Gives a finished file its name; when this returns it is on the disk, and must be [added](Self::add). That
