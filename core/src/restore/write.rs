@@ -23,8 +23,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::seal::SealError;
 use crate::store::{LtxInfo, Opening, OpeningFile};
 
-/// Bytes of pages that are written at once.
-const BATCH: usize = 2 << 20;
+/// Bytes of pages that are written at once. Writes of megabytes cost the kernel half as much again: they stay in no cache.
+const BATCH: usize = 512 << 10;
 /// The fewest bytes of a file that a page can take; it bounds what a header can make us believe.
 const LEAST_PAGE: u64 = PAGE_HEADER_LEN as u64 + 5;
 

@@ -1,6 +1,6 @@
 //! SQLite's own check of a restored database, before it gets its name.
 //!
-//! Opens the file as immutable: no locks, no `-wal`, no `-shm`, no change. Refuses nothing but damage. Not for a
+//! Opens the file as immutable, which lets it be read ahead: no locks, no `-wal`, no `-shm`, no change. Refuses nothing but damage. Not for a
 //! database that is in use. Called by restore.
 
 use std::path::Path;
@@ -44,7 +44,7 @@ pub fn check_database(path: &Path, check: Check) -> Result<()> {
 fn first_finding(path: &Path, check: Check) -> rusqlite::Result<String> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     #[expect(clippy::disallowed_methods, reason = "a restored database that has no name yet, or nobody uses")]
-    let connection = Connection::open_with_flags(immutable_uri(path), flags)?;
+    let connection = Connection::open_with_flags_and_vfs(immutable_uri(path), flags, super::ahead::vfs()?)?;
     let pragma = match check {
         Check::Quick => "PRAGMA quick_check(1)",
         Check::Full => "PRAGMA integrity_check(1)",

@@ -17,6 +17,7 @@
 //! does not, replication is refused, never degraded.
 #![allow(unsafe_code, reason = "system calls and SQLite's own interface; each block says who guarantees what")]
 
+mod ahead;
 mod brake;
 mod check;
 mod connection;
