@@ -57,6 +57,8 @@ mutants! {
     FileSyncMissing;
     /// The folder of a new file is not synced.
     FolderSyncMissing;
+    /// What is read from the spool is not compared with what was written.
+    SpoolUnchecked;
     /// A file is removed from the spool before the store has it.
     SpoolDeletedEarly;
     /// A capture counts as arrived before it is put.

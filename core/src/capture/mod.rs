@@ -355,7 +355,7 @@ impl Capture {
         }
         decoder.finish().map_err(wrong)?;
         std::io::copy(&mut reader, &mut std::io::sink()).map_err(|e| wrong(FormatError::Io(e)))?;
-        self.spool().learn(file.txids, reader.crc(), Timestamp(header.timestamp_ms));
+        self.spool().learn(file.txids, &reader.into_sums(), Timestamp(header.timestamp_ms));
         if covered {
             return Ok(());
         }
@@ -673,7 +673,7 @@ impl Capture {
             CapturePlan::Delta { from, .. } => view.max_frame - from,
             CapturePlan::Rebase(_) => return Ok(Backlog::Unknown),
         };
-        let bytes = u64::from(frames) * view.page_size.frame_len() as u64;
+        let bytes = view.bytes_of(frames);
         Ok(Backlog::Frames { bytes, stopped: bytes > 0 && door.is_stopped()? })
     }
 

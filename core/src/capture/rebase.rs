@@ -18,7 +18,7 @@ use crate::spool::{Spool, SpoolWriter};
 use crate::sqlite::{Door, WalView};
 
 /// Bytes of the database read at a time.
-const BLOCK: usize = 1 << 20;
+const BLOCK: usize = 128 << 10;
 
 /// A state that stands still.
 struct Image<'a> {

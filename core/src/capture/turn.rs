@@ -99,7 +99,7 @@ impl Capture {
         if view.max_frame < threshold || view.max_frame - since.min(view.max_frame) < threshold {
             return Ok(Vec::new());
         }
-        let bytes = u64::from(view.max_frame) * view.page_size.frame_len() as u64;
+        let bytes = view.bytes_of(view.max_frame);
         let sealed = view.max_frame >= threshold.saturating_mul(SEAL_AT.0) && bytes >= SEAL_AT.1 * self.config.megabyte;
         if !caught_up && !sealed {
             return Ok(Vec::new());
@@ -228,18 +228,17 @@ impl Capture {
 
     fn left(&self, door: &dyn Door) -> Result<Left> {
         let view = door.look()?;
-        let frames = |n: u32| u64::from(n) * view.page_size.frame_len() as u64;
         let tail = match plan(&self.position, &view) {
-            CapturePlan::Delta { from, .. } => frames(view.max_frame - from),
+            CapturePlan::Delta { from, .. } => view.bytes_of(view.max_frame - from),
             CapturePlan::Idle => 0,
             CapturePlan::Rebase(_) => u64::MAX,
         };
         let synced = if self.synced.0 == view.salts { self.synced.1 } else { 0 };
         Ok(Left {
-            length: frames(view.max_frame),
+            length: view.bytes_of(view.max_frame),
             tail,
-            copy: frames(view.max_frame.saturating_sub(view.backfilled)),
-            sync: frames(view.backfilled.saturating_sub(synced)),
+            copy: view.bytes_of(view.max_frame.saturating_sub(view.backfilled)),
+            sync: view.bytes_of(view.backfilled.saturating_sub(synced)),
         })
     }
 

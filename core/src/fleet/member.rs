@@ -29,9 +29,6 @@ use crate::spool::{Spool, SpoolFile, state_folder};
 use crate::sqlite::{self, Attach};
 use crate::store::{LtxInfo, LtxStore, Sealed};
 
-/// A file up to this length is checked before every attempt to put it, a longer one before the first.
-const RECHECKED: u64 = 64 << 20;
-
 /// A store that neither answers nor takes anything for so long is told of as one that does not answer.
 pub(super) const SILENCE: Duration = Duration::from_secs(20);
 
@@ -328,7 +325,6 @@ impl Member {
     async fn ship_loop(&self, work: &Work) -> Result<()> {
         let mut backoff = Backoff::new(self.env.clock.now().0.unsigned_abs() ^ self.env.spread);
         let mut watermark = self.reconcile(work, &mut backoff).await?;
-        let mut checked = Txid::ZERO;
         // Until the store has taken something, what the spool had before may be there although no listing shows it.
         let chain = work.capture(self.env.blocking, |capture| capture.chain()).await;
         let mut before = chain.newest;
@@ -342,9 +338,9 @@ impl Member {
                 let mut waiting =
                     spool.pending(watermark).filter(|file| file.txids.extends(watermark) || mutant!(ShippedOutOfOrder));
                 let next = if mutant!(ShippedOutOfOrder) { waiting.last() } else { waiting.next() }.cloned();
-                next.map(|file| (spool.checked(&file), spool.body(&file), file))
+                next.map(|file| (spool.body(&file), file))
             });
-            let Some((checked_body, body, file)) = next else {
+            let Some((body, file)) = next else {
                 if self.shared.is_drained() {
                     self.shared.set_shipped();
                     return Ok(());
@@ -356,18 +352,9 @@ impl Member {
             if mutant!(AcknowledgedEarly) {
                 self.shared.set_remote(file.txids.max(), 0, None);
             }
-            // Nothing is put before all of it was seen to be what was captured: a part cannot tell.
-            let known = file.size > RECHECKED && checked == file.txids.max();
             self.shared.ship_pulse.beat(SILENCE);
-            let body = if known { Ok(body) } else { self.env.blocking.run(checked_body).await };
-            let shipped = match body {
-                Ok(body) => {
-                    checked = file.txids.max();
-                    let body: Body = Arc::new(Watched { body, pulse: self.shared.ship_pulse.clone() });
-                    self.ship(&mut ready, &mut last, &file, body).await
-                }
-                Err(error) => Err(error),
-            };
+            let body: Body = Arc::new(Watched { body, pulse: self.shared.ship_pulse.clone() });
+            let shipped = self.ship(&mut ready, &mut last, &file, body).await;
             self.shared.ship_pulse.rest();
             match shipped {
                 Ok(size) => {
@@ -382,7 +369,7 @@ impl Member {
                 {
                     // As when it is met at start, see `RemoteChain::foreign`.
                     tracing::warn!(txids = %file.txids, "the replica holds a file that no listing had shown");
-                    (before, checked, ready) = (Txid::ZERO, Txid::ZERO, None);
+                    (before, ready) = (Txid::ZERO, None);
                     let newest = work.capture(self.env.blocking, |capture| capture.chain().newest).await;
                     let after = newest.max(file.txids.max()).max(self.newest(&mut backoff).await);
                     let arrived = self.shared.status().remote_txid;
@@ -394,7 +381,7 @@ impl Member {
                 }
                 Err(error) if error.kind() == ErrorKind::Diverged => return Err(error),
                 Err(error) if error.kind() == ErrorKind::Corrupt => {
-                    (checked, ready) = (Txid::ZERO, None);
+                    ready = None;
                     self.shared.failed(Part::Ship, &error, Duration::ZERO);
                     let reason = RebaseReason::SpoolDamaged;
                     // Whether an attempt before this one had its effect, only the store can tell.

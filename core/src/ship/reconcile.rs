@@ -189,7 +189,7 @@ mod tests {
 
     fn file(min: u64, max: u64) -> SpoolFile {
         let level = if min == max { Level::L0 } else { Level::SNAPSHOT };
-        SpoolFile { level, txids: range(min, max), size: 100, created: Timestamp(0), crc: None }
+        SpoolFile { level, txids: range(min, max), size: 100, created: Timestamp(0), sums: None }
     }
 
     fn spooled(ids: impl IntoIterator<Item = u64>) -> Vec<SpoolFile> {

@@ -3,29 +3,26 @@
 use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use replicate_format::{Crc64, crc64};
 
-use crate::blob::{Body, BodySource};
+use super::sums::{BLOCK, Summing, Sums};
+use crate::blob::BodySource;
 use crate::disk::{DiskFile, SharedDisk};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Bytes read at a time to see whether a file is intact.
-const PIECE: usize = 256 * 1024;
-
-/// A file of up to so many bytes is read once, and put from memory.
-const SMALL: u64 = 64 * 1024;
-
-/// A spool file, for a put. Reads block for the time of a local read: a few megabytes at most.
+/// A spool file, for a put. What is read is what was written, or `Corrupt`. Reads block for the time of a local read: a
+/// few megabytes at most.
 #[derive(Clone, Debug)]
 pub(super) struct FileBody {
     pub(super) disk: SharedDisk,
     pub(super) path: PathBuf,
     pub(super) size: u64,
-    pub(super) crc: Option<u64>,
+    pub(super) sums: Option<Sums>,
+    /// Memory of reads whose bytes are no longer used.
+    pub(super) spare: Arc<Spare>,
 }
 
 impl FileBody {
@@ -39,40 +36,6 @@ impl FileBody {
     fn damaged(&self, how: &str) -> Error {
         Error::new(ErrorKind::Corrupt, format!("spool file {how} path={}", self.path.display()))
     }
-
-    /// The body to put, once all of it was read. `Corrupt` if it is not what was written. Blocks.
-    pub(super) fn checked(self) -> Result<Body> {
-        if self.size > SMALL {
-            self.check()?;
-            return Ok(Arc::new(self));
-        }
-        // One more, to see where it ends.
-        let mut bytes = vec![0; usize::try_from(self.size).unwrap_or_default() + 1];
-        let read = self.open()?.read_at(0, &mut bytes);
-        bytes.truncate(read.map_err(|e| Error::disk("read spool file", &self.path, e))?);
-        self.compare(bytes.len() as u64, crc64(&bytes))?;
-        Ok(Arc::new(Bytes::from(bytes)))
-    }
-
-    /// `Corrupt` unless all that was read is what was written.
-    fn compare(&self, len: u64, crc: u64) -> Result<()> {
-        let rotten = self.crc.is_some_and(|expected| crc != expected);
-        if len != self.size || rotten { Err(self.damaged("is damaged")) } else { Ok(()) }
-    }
-
-    fn check(&self) -> Result<()> {
-        let file = self.open()?;
-        let (mut crc, mut offset, mut piece) = (Crc64::new(), 0, vec![0; PIECE]);
-        loop {
-            let read = file.read_at(offset, &mut piece).map_err(|e| Error::disk("read spool file", &self.path, e))?;
-            if read == 0 {
-                break;
-            }
-            crc.update(&piece[..read]);
-            offset += read as u64;
-        }
-        self.compare(offset, crc.value())
-    }
 }
 
 #[async_trait]
@@ -82,20 +45,72 @@ impl BodySource for FileBody {
     }
 
     fn tag(&self) -> Option<u64> {
-        self.crc
+        self.sums.as_ref().map(Sums::tag)
     }
 
     async fn read(&self, range: Range<u64>) -> Result<Bytes> {
-        let len = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX);
-        let mut bytes = vec![0; len];
-        let read = self.open()?.read_at(range.start, &mut bytes);
+        // Whole blocks, because each has one checksum.
+        let first = range.start / BLOCK as u64;
+        let start = first * BLOCK as u64;
+        let end = range.end.next_multiple_of(BLOCK as u64).min(self.size).max(range.end);
+        let index = |offset: u64| usize::try_from(offset).map_err(|_| Error::internal("a part beyond all memory"));
+        let mut bytes = Spare::lend(&self.spare, index(end.saturating_sub(start))?);
+        let read = self.open()?.read_at(start, &mut bytes.memory);
         let read = read.map_err(|e| Error::disk("read spool file", &self.path, e))?;
-        let whole = range.start == 0 && range.end == self.size;
-        let rotten = whole && self.crc.is_some_and(|crc| crc64(&bytes) != crc);
-        if read < len || rotten {
+        let known = self.sums.as_ref().filter(|_| !mutant!(SpoolUnchecked));
+        if read < bytes.memory.len() || known.is_some_and(|sums| !sums.hold(first as usize, &bytes.memory)) {
             return Err(self.damaged("is damaged"));
         }
-        Ok(bytes.into())
+        Ok(Bytes::from_owner(bytes).slice(index(range.start - start)?..index(range.end - start)?))
+    }
+}
+
+/// Memory that goes from one read of a body to a later one, as long as something of it is in use: taking it anew, in
+/// zeros, costs as much as the read.
+#[derive(Debug, Default)]
+pub(super) struct Spare(Mutex<Memory>);
+
+#[derive(Debug, Default)]
+struct Memory {
+    lent: usize,
+    free: Vec<Vec<u8>>,
+}
+
+/// Memory that comes back when nobody uses it any more.
+struct Lent {
+    memory: Vec<u8>,
+    home: Arc<Spare>,
+}
+
+impl Spare {
+    fn get(&self) -> MutexGuard<'_, Memory> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lend(this: &Arc<Self>, len: usize) -> Lent {
+        let mut all = this.get();
+        all.lent += 1;
+        let mut memory = all.free.pop().unwrap_or_default();
+        drop(all);
+        memory.resize(len, 0);
+        Lent { memory, home: this.clone() }
+    }
+}
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        &self.memory
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        let mut all = self.home.get();
+        all.lent -= 1;
+        match all.lent {
+            0 => all.free.clear(),
+            _ => all.free.push(std::mem::take(&mut self.memory)),
+        }
     }
 }
 
@@ -105,17 +120,17 @@ pub(crate) struct Reader {
     offset: u64,
     buffer: Vec<u8>,
     used: usize,
-    crc: Crc64,
+    sums: Summing,
 }
 
 impl Reader {
     pub(super) fn new(file: Box<dyn DiskFile>) -> Self {
-        Self { file, offset: 0, buffer: Vec::new(), used: 0, crc: Crc64::new() }
+        Self { file, offset: 0, buffer: Vec::new(), used: 0, sums: Summing::default() }
     }
 
-    /// CRC-64 of what has been read from the file so far: of all of it once a read has given nothing.
-    pub(crate) fn crc(&self) -> u64 {
-        self.crc.value()
+    /// The checksums of what has been read from the file: of all of it once a read has given nothing.
+    pub(crate) fn into_sums(self) -> Sums {
+        self.sums.finish()
     }
 }
 
@@ -125,7 +140,7 @@ impl io::Read for Reader {
             self.buffer.resize(256 * 1024, 0);
             let read = self.file.read_at(self.offset, &mut self.buffer)?;
             self.buffer.truncate(read);
-            self.crc.update(&self.buffer);
+            self.sums.update(&self.buffer);
             self.offset += read as u64;
             self.used = 0;
         }
@@ -133,5 +148,73 @@ impl io::Read for Reader {
         out[..n].copy_from_slice(&self.buffer[self.used..self.used + n]);
         self.used += n;
         Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use replicate_format::{Level, Txid, TxidRange};
+
+    use super::super::Spool;
+    use super::*;
+    use crate::blob::Body;
+    use crate::clock::Timestamp;
+    use crate::disk::RealDisk;
+    use futures_util::FutureExt as _;
+
+    /// The body of a file of three blocks and a bit, and where it lies.
+    fn body(folder: &std::path::Path, bytes: &[u8]) -> (Body, PathBuf) {
+        let mut spool = Spool::open(Arc::new(RealDisk), folder).unwrap();
+        let (level, txids) = (Level::L0, TxidRange::single(Txid(1)).unwrap());
+        let mut writer = spool.create(level, txids).unwrap();
+        bytes.chunks(1000).for_each(|piece| writer.write_all(piece).unwrap());
+        let file = Spool::publish(writer, level, txids, Timestamp(0)).unwrap();
+        spool.add(file.clone());
+        (spool.body(&file), spool.path(level, txids))
+    }
+
+    #[test]
+    fn every_part_of_a_file_is_what_was_written_or_damaged() {
+        let folder = tempfile::tempdir().unwrap();
+        let bytes: Vec<u8> = (0..BLOCK * 3 + 777).map(|n| (n / 13) as u8).collect();
+        let (body, path) = body(folder.path(), &bytes);
+        // A local read is done at once.
+        let read = |range: Range<usize>| body.read(range.start as u64..range.end as u64).now_or_never().unwrap();
+        for range in
+            [0..bytes.len(), 0..1, 7..BLOCK, BLOCK - 1..BLOCK + 1, BLOCK..BLOCK * 3, BLOCK * 3 + 1..bytes.len()]
+        {
+            assert_eq!(read(range.clone()).unwrap(), bytes[range]);
+        }
+
+        let mut rotten = bytes.clone();
+        rotten[BLOCK + 5] ^= 1;
+        std::fs::write(&path, &rotten).unwrap();
+        for range in [0..BLOCK, BLOCK * 2..bytes.len()] {
+            assert_eq!(read(range.clone()).unwrap(), bytes[range], "another block");
+        }
+        for range in [0..bytes.len(), BLOCK..BLOCK + 1, BLOCK * 2 - 1..BLOCK * 2] {
+            assert_eq!(read(range).unwrap_err().kind(), ErrorKind::Corrupt);
+        }
+
+        std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+        assert_eq!(read(0..BLOCK).unwrap(), bytes[..BLOCK]);
+        assert_eq!(read(BLOCK * 3..BLOCK * 3 + 1).unwrap_err().kind(), ErrorKind::Corrupt, "it is too short");
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(read(0..1).unwrap_err().kind(), ErrorKind::Corrupt, "it is gone");
+    }
+
+    #[test]
+    fn memory_is_used_again_while_some_is_in_use_and_given_back_after() {
+        let home = Arc::new(Spare::default());
+        let free = || home.get().free.len();
+        let (first, second) = (Spare::lend(&home, 100), Spare::lend(&home, 100));
+        drop(first);
+        assert_eq!(free(), 1);
+        let third = Spare::lend(&home, 200);
+        assert_eq!((free(), third.memory.len()), (0, 200));
+        drop((second, third));
+        assert_eq!(free(), 0);
     }
 }

@@ -19,6 +19,7 @@
 mod body;
 pub(crate) mod ledger;
 pub(crate) mod state;
+mod sums;
 mod writer;
 
 use std::io::ErrorKind;
@@ -35,6 +36,7 @@ use crate::error::{Error, Result};
 
 use self::body::{FileBody, Reader};
 use self::state::ShippedRecord;
+use self::sums::Sums;
 pub(crate) use self::writer::SpoolWriter;
 
 /// A whole file in the spool.
@@ -48,8 +50,8 @@ pub(crate) struct SpoolFile {
     pub(crate) size: u64,
     /// When it was captured; of a file found at start, when it was written, until it is read.
     pub(crate) created: Timestamp,
-    /// CRC-64 of its bytes as written; `None` for a file found at start.
-    pub(crate) crc: Option<u64>,
+    /// Checksums of its bytes as written; `None` for a file found at start, until it is read.
+    pub(crate) sums: Option<Sums>,
 }
 
 /// What this host remembers.
@@ -129,7 +131,7 @@ impl Spool {
                         txids,
                         size: entry.len,
                         created: entry.modified,
-                        crc: None,
+                        sums: None,
                     }),
                     None => spool.disk.remove(&folder.join(&entry.name)).map_err(wrap)?,
                 }
@@ -183,8 +185,8 @@ impl Spool {
         txids: TxidRange,
         created: Timestamp,
     ) -> Result<SpoolFile> {
-        let (size, crc) = writer.publish()?;
-        Ok(SpoolFile { level, txids, size, created, crc: Some(crc) })
+        let (size, sums) = writer.publish()?;
+        Ok(SpoolFile { level, txids, size, created, sums: Some(sums) })
     }
 
     /// Takes a published file up.
@@ -212,27 +214,17 @@ impl Spool {
         self.disk.free_space(&self.root).map_err(|e| Error::disk("look for room", &self.root, e))
     }
 
-    /// The body of a file, for a put.
+    /// The body of a file, for a put: reading it gives what was written, or `Corrupt`.
     pub(crate) fn body(&self, file: &SpoolFile) -> Body {
-        Arc::new(self.file(file))
+        let (disk, path) = (self.disk.clone(), self.path(file.level, file.txids));
+        Arc::new(FileBody { disk, path, size: file.size, sums: file.sums.clone(), spare: Arc::default() })
     }
 
-    /// What reads a whole file and gives its body, if it is still what was written: `Corrupt` if not. It blocks.
-    pub(crate) fn checked(&self, file: &SpoolFile) -> impl FnOnce() -> Result<Body> + Send + use<> {
-        let file = self.file(file);
-        move || file.checked()
-    }
-
-    fn file(&self, file: &SpoolFile) -> FileBody {
-        let path = self.path(file.level, file.txids);
-        FileBody { disk: self.disk.clone(), path, size: file.size, crc: file.crc }
-    }
-
-    /// Notes what a file that was found at the start has turned out to hold: its checksum, and when it was captured. The
+    /// Notes what a file that was found at the start has turned out to hold: its checksums, and when it was captured. The
     /// file system has another time, and the object would be found by that one.
-    pub(crate) fn learn(&mut self, txids: TxidRange, crc: u64, created: Timestamp) {
+    pub(crate) fn learn(&mut self, txids: TxidRange, sums: &Sums, created: Timestamp) {
         let found = self.files.iter_mut().filter(|file| file.txids == txids);
-        found.for_each(|file| (file.crc, file.created) = (Some(crc), created));
+        found.for_each(|file| (file.sums, file.created) = (Some(sums.clone()), created));
     }
 
     /// Whether a file lies where it should.

@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use replicate_format::Crc64;
-
+use super::sums::{Summing, Sums};
 use crate::disk::{DiskFile, SharedDisk, Trickle, temporary_name};
 use crate::error::{Error, Result};
 
@@ -23,7 +22,7 @@ pub(crate) struct SpoolWriter {
     trickle: Trickle,
     buffer: Vec<u8>,
     written: u64,
-    crc: Crc64,
+    sums: Summing,
 }
 
 impl SpoolWriter {
@@ -39,13 +38,13 @@ impl SpoolWriter {
         };
         let file = file.map_err(|e| Error::disk("create spool file", &temporary, e))?;
         let (trickle, buffer) = (Trickle::default(), Vec::with_capacity(BUFFER));
-        Ok(Self { disk, path, strays, file: Some(file), trickle, buffer, written: 0, crc: Crc64::new() })
+        Ok(Self { disk, path, strays, file: Some(file), trickle, buffer, written: 0, sums: Summing::default() })
     }
 
     fn drain(&mut self) -> io::Result<()> {
         if let (Some(file), false) = (&self.file, self.buffer.is_empty()) {
             file.write_at(self.written, &self.buffer)?;
-            self.crc.update(&self.buffer);
+            self.sums.update(&self.buffer);
             self.written += self.buffer.len() as u64;
             self.buffer.clear();
             self.trickle.wrote(file.as_ref(), self.written);
@@ -64,8 +63,8 @@ impl SpoolWriter {
         self.disk.sync_dir(self.path.parent().unwrap_or(Path::new(".")))
     }
 
-    /// Size and CRC-64 of the published file.
-    pub(super) fn publish(mut self) -> Result<(u64, u64)> {
+    /// Size and checksums of the published file.
+    pub(super) fn publish(mut self) -> Result<(u64, Sums)> {
         let publish = |this: &mut Self| {
             this.drain()?;
             if let (Some(file), false) = (&this.file, mutant!(FileSyncMissing)) {
@@ -81,7 +80,7 @@ impl SpoolWriter {
         };
         publish(&mut self).map_err(|e| Error::disk("write spool file", &self.path, e))?;
         point!(SpoolPublished);
-        Ok((self.written, self.crc.value()))
+        Ok((self.written, std::mem::take(&mut self.sums).finish()))
     }
 }
 

@@ -54,6 +54,14 @@ pub struct WalView {
     pub page_size: PageSize,
 }
 
+impl WalView {
+    /// How long so many frames are in the WAL.
+    #[must_use]
+    pub fn bytes_of(&self, frames: u32) -> u64 {
+        u64::from(frames) * self.page_size.frame_len() as u64
+    }
+}
+
 /// A live database in WAL mode, attached.
 pub trait Door: fmt::Debug + Send {
     /// Whether the attached files are still those that the paths name.
@@ -355,7 +363,7 @@ impl Door for SqliteDoor {
 
     fn checkpoint(&mut self) -> Result<Checkpoint> {
         let view = self.look()?;
-        let left = u64::from(view.max_frame.saturating_sub(view.backfilled)) * view.page_size.frame_len() as u64;
+        let left = view.bytes_of(view.max_frame.saturating_sub(view.backfilled));
         let reader = &self.readers[self.idle_reader()?];
         if left < LONG {
             return connection::checkpoint_passive(reader);
