@@ -338,7 +338,7 @@ impl Member {
                 let mut waiting =
                     spool.pending(watermark).filter(|file| file.txids.extends(watermark) || mutant!(ShippedOutOfOrder));
                 let next = if mutant!(ShippedOutOfOrder) { waiting.last() } else { waiting.next() }.cloned();
-                next.map(|file| (spool.body(&file), file))
+                next.map(|file| (spool.body(&file, self.env.blocking), file))
             });
             let Some((body, file)) = next else {
                 if self.shared.is_drained() {
@@ -382,7 +382,8 @@ impl Member {
                 Err(error) if error.kind() == ErrorKind::Diverged => return Err(error),
                 Err(error) if error.kind() == ErrorKind::Corrupt => {
                     ready = None;
-                    self.shared.failed(Part::Ship, &error, Duration::ZERO);
+                    let wait = self.wait_after_failure(&mut backoff);
+                    self.shared.failed(Part::Ship, &error, wait);
                     let reason = RebaseReason::SpoolDamaged;
                     // Whether an attempt before this one had its effect, only the store can tell.
                     let there = self.newest(&mut backoff).await;
@@ -393,6 +394,8 @@ impl Member {
                     let over = StartOver { after: watermark, reason, snapshot: true, basis: None };
                     self.start_over(work, over, &mut backoff).await?;
                     self.shared.set_remote(arrived, 0, None);
+                    // A disk that changes whatever it is given would have everything sent for ever.
+                    self.back_off(wait, &mut backoff, seen).await;
                 }
                 Err(error) => self.pause(&error, &mut backoff, seen).await,
             }
@@ -568,7 +571,7 @@ impl Member {
     async fn are_ours(&self, work: &Work, there: &[LtxInfo], prove: &[SpoolFile]) -> Result<bool> {
         for file in prove {
             let there = there.iter().find(|there| (there.level, there.txids) == (file.level, file.txids));
-            let body = work.spool(|spool| spool.body(file));
+            let body = work.spool(|spool| spool.body(file, self.env.blocking));
             let ours = match there {
                 Some(there) => {
                     let sealed = self.store.seal(file.level, file.txids, body)?;

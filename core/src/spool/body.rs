@@ -12,15 +12,16 @@ use super::sums::{BLOCK, Summing, Sums};
 use crate::blob::BodySource;
 use crate::disk::{DiskFile, SharedDisk};
 use crate::error::{Error, ErrorKind, Result};
+use crate::exec::Blocking;
 
-/// A spool file, for a put. What is read is what was written, or `Corrupt`. Reads block for the time of a local read: a
-/// few megabytes at most.
+/// A spool file, for a put. Once its sums are known, what is read is what was written, or `Corrupt`.
 #[derive(Clone, Debug)]
 pub(super) struct FileBody {
     pub(super) disk: SharedDisk,
     pub(super) path: PathBuf,
     pub(super) size: u64,
     pub(super) sums: Option<Sums>,
+    pub(super) blocking: Blocking,
     /// Memory of reads whose bytes are no longer used.
     pub(super) spare: Arc<Spare>,
 }
@@ -36,19 +37,8 @@ impl FileBody {
     fn damaged(&self, how: &str) -> Error {
         Error::new(ErrorKind::Corrupt, format!("spool file {how} path={}", self.path.display()))
     }
-}
 
-#[async_trait]
-impl BodySource for FileBody {
-    fn len(&self) -> u64 {
-        self.size
-    }
-
-    fn tag(&self) -> Option<u64> {
-        self.sums.as_ref().map(Sums::tag)
-    }
-
-    async fn read(&self, range: Range<u64>) -> Result<Bytes> {
+    fn read_now(&self, range: Range<u64>) -> Result<Bytes> {
         // Whole blocks, because each has one checksum.
         let first = range.start / BLOCK as u64;
         let start = first * BLOCK as u64;
@@ -65,8 +55,24 @@ impl BodySource for FileBody {
     }
 }
 
-/// Memory that goes from one read of a body to a later one, as long as something of it is in use: taking it anew, in
-/// zeros, costs as much as the read.
+#[async_trait]
+impl BodySource for FileBody {
+    fn len(&self) -> u64 {
+        self.size
+    }
+
+    fn tag(&self) -> Option<u64> {
+        self.sums.as_ref().map(Sums::tag)
+    }
+
+    async fn read(&self, range: Range<u64>) -> Result<Bytes> {
+        let this = self.clone();
+        self.blocking.run(move || this.read_now(range)).await
+    }
+}
+
+/// Memory that goes from one read of a body to a later one while bytes of another are in use, as parts of an upload are:
+/// taking it anew, in zeros, costs as much as the read.
 #[derive(Debug, Default)]
 pub(super) struct Spare(Mutex<Memory>);
 
@@ -172,7 +178,7 @@ mod tests {
         bytes.chunks(1000).for_each(|piece| writer.write_all(piece).unwrap());
         let file = Spool::publish(writer, level, txids, Timestamp(0)).unwrap();
         spool.add(file.clone());
-        (spool.body(&file), spool.path(level, txids))
+        (spool.body(&file, Blocking::Inline), spool.path(level, txids))
     }
 
     #[test]
@@ -180,7 +186,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let bytes: Vec<u8> = (0..BLOCK * 3 + 777).map(|n| (n / 13) as u8).collect();
         let (body, path) = body(folder.path(), &bytes);
-        // A local read is done at once.
         let read = |range: Range<usize>| body.read(range.start as u64..range.end as u64).now_or_never().unwrap();
         for range in
             [0..bytes.len(), 0..1, 7..BLOCK, BLOCK - 1..BLOCK + 1, BLOCK..BLOCK * 3, BLOCK * 3 + 1..bytes.len()]

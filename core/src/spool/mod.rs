@@ -33,6 +33,7 @@ use crate::blob::Body;
 use crate::clock::Timestamp;
 use crate::disk::SharedDisk;
 use crate::error::{Error, Result};
+use crate::exec::Blocking;
 
 use self::body::{FileBody, Reader};
 use self::state::ShippedRecord;
@@ -214,10 +215,11 @@ impl Spool {
         self.disk.free_space(&self.root).map_err(|e| Error::disk("look for room", &self.root, e))
     }
 
-    /// The body of a file, for a put: reading it gives what was written, or `Corrupt`.
-    pub(crate) fn body(&self, file: &SpoolFile) -> Body {
+    /// The body of a file, for a put: reading it gives what was written, or `Corrupt`, once its sums are known.
+    pub(crate) fn body(&self, file: &SpoolFile, blocking: Blocking) -> Body {
         let (disk, path) = (self.disk.clone(), self.path(file.level, file.txids));
-        Arc::new(FileBody { disk, path, size: file.size, sums: file.sums.clone(), spare: Arc::default() })
+        let (size, sums, spare) = (file.size, file.sums.clone(), Arc::default());
+        Arc::new(FileBody { disk, path, size, sums, blocking, spare })
     }
 
     /// Notes what a file that was found at the start has turned out to hold: its checksums, and when it was captured. The

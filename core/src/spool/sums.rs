@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use replicate_format::{Crc64, crc64};
 
-/// Bytes a block: as sealing takes them, so that no block is read for two reads of neighbours.
+/// Bytes a block: as sealing takes them, so that what it reads ends with a block.
 pub(super) const BLOCK: usize = 64 << 10;
 
 /// CRC-64 of each block of a file, of the last one as far as it reaches.

@@ -28,14 +28,18 @@ pub(super) fn vfs() -> rusqlite::Result<&'static CStr> {
     }
 }
 
+/// SQLite's own, whatever the program has made the default.
+fn usual() -> Option<*mut ffi::sqlite3_vfs> {
+    // SAFETY: the name is a terminated string.
+    let vfs = unsafe { ffi::sqlite3_vfs_find(c"unix".as_ptr()) };
+    // It is static in SQLite: once found it is always there.
+    (!vfs.is_null()).then_some(vfs)
+}
+
 fn register() -> c_int {
-    // SAFETY: the default is SQLite's own and never goes. Its copy keeps the functions and what they work on, and is
-    // leaked because SQLite keeps it.
+    // SAFETY: the copy keeps the functions and what they work on, and is leaked because SQLite keeps it.
     unsafe {
-        let usual = ffi::sqlite3_vfs_find(ptr::null());
-        if usual.is_null() {
-            return ffi::SQLITE_NOTFOUND;
-        }
+        let Some(usual) = usual() else { return ffi::SQLITE_NOTFOUND };
         let mut vfs = usual.read();
         vfs.zName = NAME.as_ptr();
         vfs.pNext = ptr::null_mut();
@@ -69,12 +73,14 @@ unsafe extern "C" fn open(
     flags: c_int,
     flags_out: *mut c_int,
 ) -> c_int {
+    const READ_ONLY: c_int = ffi::SQLITE_OPEN_MAIN_DB | ffi::SQLITE_OPEN_READONLY;
     // SAFETY: all is passed on as SQLite gives it. A file that is open has methods, which stay where they are.
     unsafe {
-        let usual = ffi::sqlite3_vfs_find(ptr::null());
-        let Some(usual_open) = usual.as_ref().and_then(|usual| usual.xOpen) else { return ffi::SQLITE_CANTOPEN };
+        let Some(usual) = usual() else { return ffi::SQLITE_CANTOPEN };
+        let Some(usual_open) = (*usual).xOpen else { return ffi::SQLITE_CANTOPEN };
         let code = usual_open(usual, name, file, flags, flags_out);
-        if let (ffi::SQLITE_OK, Some(usual)) = (code, (*file).pMethods.as_ref()) {
+        // Scratch files of queries are written too.
+        if let (ffi::SQLITE_OK, READ_ONLY, Some(usual)) = (code, flags & READ_ONLY, (*file).pMethods.as_ref()) {
             let mut len = 0;
             let known = usual.xFileSize.is_some_and(|size| size(file, &raw mut len) == ffi::SQLITE_OK);
             let ahead = Ahead { len: u64::try_from(len).ok().filter(|_| known).unwrap_or(0), ..Ahead::default() };
@@ -157,6 +163,8 @@ impl Ahead {
 
 #[cfg(test)]
 mod tests {
+    use rusqlite::{Connection, OpenFlags};
+
     use super::*;
 
     const LEN: u64 = 10_000 * 512;
@@ -202,5 +210,49 @@ mod tests {
         assert!(ahead.take(1024, 512, |_, _| unreachable!("beyond the end")).is_none());
         assert!(ahead.take(u64::MAX - 4, 4, |_, _| unreachable!("beyond all ends")).is_none());
         assert!(ahead.take(u64::MAX, 512, |_, _| unreachable!("no place")).is_none());
+    }
+
+    /// The file behind the connection.
+    fn file(connection: &Connection) -> *mut ffi::sqlite3_file {
+        let mut file: *mut ffi::sqlite3_file = ptr::null_mut();
+        let (command, to) = (ffi::SQLITE_FCNTL_FILE_POINTER, (&raw mut file).cast());
+        // SAFETY: the command writes a pointer, and there is room for one.
+        let code = unsafe { ffi::sqlite3_file_control(connection.handle(), c"main".as_ptr(), command, to) };
+        assert_eq!(code, ffi::SQLITE_OK);
+        file
+    }
+
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "databases of the test")]
+    fn sqlite_reads_through_it_what_it_reads_without_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.db");
+        let rows = "SELECT count(*), sum(length(b)), group_concat(substr(b, -4)) FROM (SELECT b FROM t ORDER BY b)";
+        let told = |connection: &Connection, sql: &str| {
+            connection.query_row(sql, [], |row| Ok(format!("{:?}", (0..3).map(|n| row.get_ref(n)).collect::<Vec<_>>())))
+        };
+        let usual = Connection::open(&path).unwrap();
+        let insert = "CREATE TABLE t(b);
+            INSERT INTO t WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 5000)
+            SELECT printf('%0300d', x * 7919 % 5000) FROM n;
+            CREATE INDEX i ON t(b);";
+        usual.execute_batch(insert).unwrap();
+        let ahead =
+            || Connection::open_with_flags_and_vfs(&path, OpenFlags::SQLITE_OPEN_READ_ONLY, vfs().unwrap()).unwrap();
+        let connection = ahead();
+        // SAFETY: the connection is open, and idle while the reference lives.
+        let ahead_of = || unsafe { Methods::of(file(&connection)).ahead.piece.len() };
+        assert_eq!(told(&connection, rows).unwrap(), told(&usual, rows).unwrap());
+        let check = connection.query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0));
+        assert_eq!(check.unwrap(), "ok");
+        connection.query_row("SELECT sum(length(b)) FROM t NOT INDEXED", [], |_| Ok(())).unwrap();
+        assert!(ahead_of() > 4096, "the pages of a table are neighbours");
+        drop(connection);
+
+        // A file that ends early is damage, not an error of the disk.
+        let len = std::fs::metadata(&path).unwrap().len();
+        std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(len / 2 + 100).unwrap();
+        let (without, with) = (told(&Connection::open(&path).unwrap(), rows), told(&ahead(), rows));
+        assert_eq!(with.unwrap_err().to_string(), without.unwrap_err().to_string());
     }
 }

@@ -1,7 +1,7 @@
 //! SQLite's own check of a restored database, before it gets its name.
 //!
-//! Opens the file as immutable, which lets it be read ahead: no locks, no `-wal`, no `-shm`, no change. Refuses nothing but damage. Not for a
-//! database that is in use. Called by restore.
+//! Opens the file as immutable: no locks, no `-wal`, no `-shm`, no change; so it may be read ahead. Refuses nothing but
+//! damage. Not for a database that is in use. Called by restore.
 
 use std::path::Path;
 

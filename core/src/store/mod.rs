@@ -244,16 +244,19 @@ impl LtxStore {
         }
         let there = self.blob.head(key).await.map_err(Error::from)?;
         let info = LtxInfo::new(file.place, there);
-        let compared = async {
-            let open = self.open(&info).await?;
-            same(&file.plain, |range| open.read(range)).await
+        // One that is not ours, or no more, opens to nothing. What is wrong with the file here is told as it is.
+        let foreign = |error: &Error| matches!(error.kind(), ErrorKind::Keys | ErrorKind::Corrupt);
+        let open = match self.open(&info).await {
+            Err(error) if foreign(&error) => return Ok(Met::Another),
+            other => other?,
         };
-        match compared.await {
-            Ok(Likeness::Same) => Ok(Met::SameContent),
-            Ok(_) => Ok(Met::Another),
-            // It is not one of ours, or no more.
-            Err(error) if matches!(error.kind(), ErrorKind::Keys | ErrorKind::Corrupt) => Ok(Met::Another),
-            Err(error) => Err(error),
+        let opened = async |range| match open.read(range).await {
+            Err(error) if foreign(&error) => Ok(Bytes::new()),
+            other => other,
+        };
+        match same(&file.plain, opened).await? {
+            Likeness::Same => Ok(Met::SameContent),
+            _ => Ok(Met::Another),
         }
     }
 

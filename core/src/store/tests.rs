@@ -244,6 +244,36 @@ fn an_object_that_is_there_already_is_ours_only_if_it_can_be_proven() {
 }
 
 #[test]
+fn a_damaged_file_here_is_not_another_writers_object_there() {
+    #[derive(Debug)]
+    struct Rotten;
+
+    #[async_trait]
+    impl BodySource for Rotten {
+        fn len(&self) -> u64 {
+            5 << 20
+        }
+        async fn read(&self, range: Range<u64>) -> Result<Bytes> {
+            // The first megabytes are as they were: that the object was sealed by another start shows there.
+            match range.end > 4 << 20 {
+                true => Err(Error::new(ErrorKind::Corrupt, "rotten")),
+                false => Ok(pattern(5 << 20).slice(range.start as usize..range.end as usize)),
+            }
+        }
+    }
+
+    let blob = Arc::new(MemoryStore::new(Arc::new(SystemClock::new())));
+    let store = LtxStore::new(blob, sealing_keys(IdentityKind::X25519, true));
+    block_on(async {
+        let sealed = store.seal(Level::L0, txids(), Arc::new(pattern(5 << 20))).expect("sealed");
+        store.put(&sealed, Timestamp(0)).await.expect("put");
+        let key = store.layout.key(Level::L0, txids()).expect("a key");
+        let resealed = store.seal(Level::L0, txids(), Arc::new(Rotten)).expect("sealed");
+        assert_eq!(store.met(&key, &resealed).await.expect_err("damaged").kind(), ErrorKind::Corrupt);
+    });
+}
+
+#[test]
 fn sealed_and_plain_files_are_told_apart_and_the_way_out_is_named() {
     let plain = pattern(5000);
     let keys = sealing_keys(IdentityKind::X25519, true);

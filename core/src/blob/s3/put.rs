@@ -107,7 +107,9 @@ impl S3Store {
             Ok(parts) => self.complete(key, body.len(), created, condition, &upload, parts).await,
             Err(error) => Err(error),
         };
-        let passing = matches!(&done, Err(BlobError::Other(error)) if error.is_retryable());
+        // Not if it is the body that cannot be read: that may never pass, and the parts would be paid for.
+        let passing =
+            matches!(&done, Err(BlobError::Other(error)) if error.is_retryable() && error.kind() != ErrorKind::Disk);
         if let (true, Some(tag), false) = (passing, tag, upload.gone.load(Ordering::Relaxed)) {
             // What has arrived need not be sent again when the store is back.
             let interrupted = Interrupted { len: body.len(), tag, created, upload };
