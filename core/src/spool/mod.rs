@@ -51,7 +51,7 @@ pub(crate) struct SpoolFile {
     pub(crate) size: u64,
     /// When it was captured; of a file found at start, when it was written, until it is read.
     pub(crate) created: Timestamp,
-    /// Checksums of its bytes as written; `None` for a file found at start, until it is read.
+    /// Checksums of its bytes as written; `None` for a file found at start, until it is read whole. Until then it is not put.
     pub(crate) sums: Option<Sums>,
 }
 
@@ -215,7 +215,7 @@ impl Spool {
         self.disk.free_space(&self.root).map_err(|e| Error::disk("look for room", &self.root, e))
     }
 
-    /// The body of a file, for a put: reading it gives what was written, or `Corrupt`, once its sums are known.
+    /// The body of a file, for a put: reading it gives what was written, or `Corrupt`.
     pub(crate) fn body(&self, file: &SpoolFile, blocking: Blocking) -> Body {
         let (disk, path) = (self.disk.clone(), self.path(file.level, file.txids));
         let (size, sums, spare) = (file.size, file.sums.clone(), Arc::default());

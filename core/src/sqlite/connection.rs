@@ -16,7 +16,8 @@ use crate::{Error, ErrorKind, Result};
 ///
 /// # Errors
 /// [`ErrorKind::Config`] for a path that is the log or shared memory of a database; [`ErrorKind::Database`] if it does
-/// not exist or is none; [`ErrorKind::Unsupported`] if it cannot be written; [`ErrorKind::Forked`].
+/// not exist or is none; [`ErrorKind::Unsupported`] if it may not be written, [`ErrorKind::Disk`] if it cannot at the
+/// moment; [`ErrorKind::Forked`].
 pub fn open_connection(path: &Path, busy: Duration) -> Result<Connection> {
     super::refuse_forked()?;
     refuse_companions(path)?;
@@ -75,9 +76,21 @@ fn keep_wal(connection: &Connection) -> Result<()> {
     if code == ffi::SQLITE_OK { Ok(()) } else { Err(from_code(code, "keep the log on close")) }
 }
 
-/// SQLite falls back to reading if it may not write; without write locks there is no protection.
+/// Whether the system lets this program write the file.
+fn may_write(path: &str) -> bool {
+    let Ok(path) = std::ffi::CString::new(path) else { return false };
+    // SAFETY: the path is a terminated string for the duration of the call.
+    unsafe { libc::access(path.as_ptr(), libc::W_OK) == 0 }
+}
+
+/// SQLite falls back to reading if it may not write, and if it cannot at the moment; without write locks there is no protection.
 fn refuse_read_only(connection: &Connection) -> Result<()> {
     if connection.is_readonly("main")? {
+        if connection.path().is_some_and(may_write) {
+            let message = "the database could be opened for reading only, although it may be written";
+            return Err(Error::new(ErrorKind::Disk, message)
+                .with_hint("the process may have no descriptor left: raise its limit of open files"));
+        }
         return Err(Error::new(ErrorKind::Unsupported, "the database is read-only")
             .with_hint("the database must be writable for the user that runs this program: locks need it"));
     }

@@ -19,6 +19,7 @@ use aws_smithy_http_client::tls::{Provider as Tls, TlsContext, TrustStore, rustl
 use aws_smithy_http_client::{Builder, Connector};
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 
+use super::crowd::Bounded;
 use super::failure::Doing;
 use super::provider::{Provider, Ways};
 use crate::blob::BlobResult;
@@ -97,7 +98,7 @@ impl Http {
                 .tls_context(context.clone())
                 .build()
         };
-        Ok(Self(Builder::new().build_with_connector_fn(connector)))
+        Ok(Self(SharedHttpClient::new(Bounded::new(Builder::new().build_with_connector_fn(connector)))))
     }
 }
 

@@ -9,6 +9,7 @@
 //! object: [`BlobError::AlreadyExists`] then names bytes that are the caller's, who alone can tell.
 
 mod client;
+mod crowd;
 mod delete;
 mod failure;
 mod list;
