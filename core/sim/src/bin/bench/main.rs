@@ -161,11 +161,19 @@ fn run(arguments: &[String]) -> Outcome {
     let bench = Bench { sizes, contenders, gateway: &gateway, far: &far, scratch };
     let conditions = document::Conditions::now(&tools, scratch);
     let mut table = Table::default();
+    let mut failed = Vec::new();
     for case in &cases {
-        (case.run)(&bench, &mut table).map_err(|e| format!("{}: {e}", case.name))?;
+        if let Err(error) = (case.run)(&bench, &mut table) {
+            tell(&format!("{} failed: {error}", case.name));
+            failed.push(format!("{}: {error}", case.name));
+        }
     }
     let text = conditions.text(&table.markdown(&bench.contenders[1].side.name), &table.others(), arguments, &sizes);
     println!("{text}");
+    if !failed.is_empty() {
+        // A table with holes does not take the place of a whole one.
+        return Err(failed.join("; "));
+    }
     if write { document::write(&text) } else { Ok(()) }
 }
 
