@@ -193,15 +193,6 @@ impl Capture {
         let overflow = Overflow::new(disk.clone(), folder.join("frames"), config.megabyte);
         let ledger = Ledger::open(disk, folder, newest)?;
         let replica = replica_id(&config.replica);
-        let position = Position {
-            txid: Txid::ZERO,
-            commit: 0,
-            page_size: None,
-            mark: None,
-            unbroken: false,
-            held: false,
-            due: None,
-        };
         let nowhere = WalMark { salts: Default::default(), frame: 0, checksum: (0, 0) };
         let most_work = turn::SEALED_WORK_FIRST * config.megabyte;
         let mut capture = Self {
@@ -213,7 +204,7 @@ impl Capture {
             state,
             replica: replica.clone(),
             door: None,
-            position,
+            position: Position::default(),
             database: (0, 0),
             shipped: None,
             link: None,

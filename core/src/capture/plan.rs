@@ -42,8 +42,8 @@ impl WalMark {
     }
 }
 
-/// Where the last capture ended.
-#[derive(Clone, Debug, Eq, PartialEq)]
+/// Where the last capture ended; by default there was none.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Position {
     /// Its id; zero before the first.
     pub(crate) txid: Txid,

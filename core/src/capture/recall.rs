@@ -144,15 +144,7 @@ impl Capture {
         self.spool().discard_after(Txid::ZERO)?;
         self.ledger.reset()?;
         self.shipped = None;
-        self.position = Position {
-            txid: Txid::ZERO,
-            commit: 0,
-            page_size: None,
-            mark: None,
-            unbroken: false,
-            held: false,
-            due: None,
-        };
+        self.position = Position::default();
         Ok(())
     }
 }

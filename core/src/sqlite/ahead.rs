@@ -29,7 +29,7 @@ pub(super) fn vfs() -> rusqlite::Result<&'static CStr> {
 }
 
 /// SQLite's own, whatever the program has made the default.
-fn usual() -> Option<*mut ffi::sqlite3_vfs> {
+pub(super) fn usual() -> Option<*mut ffi::sqlite3_vfs> {
     // SAFETY: the name is a terminated string.
     let vfs = unsafe { ffi::sqlite3_vfs_find(c"unix".as_ptr()) };
     // It is static in SQLite: once found it is always there.

@@ -88,12 +88,7 @@ fn check_private() -> Result<()> {
 }
 
 fn unix_vfs() -> Result<*mut ffi::sqlite3_vfs> {
-    // SAFETY: the name is a terminated string.
-    let vfs = unsafe { ffi::sqlite3_vfs_find(c"unix".as_ptr()) };
-    if vfs.is_null() {
-        return Err(Error::new(ErrorKind::Unsupported, "this SQLite has no unix file layer"));
-    }
-    Ok(vfs)
+    super::ahead::usual().ok_or_else(|| Error::new(ErrorKind::Unsupported, "this SQLite has no unix file layer"))
 }
 
 /// # Safety

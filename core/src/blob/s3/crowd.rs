@@ -109,13 +109,17 @@ mod tests {
             tokio::spawn(bounded.call(request))
         };
         let mut calls: Vec<_> = (0..MOST * 2).map(|n| call(&format!("http://a:1/{n}"))).collect();
-        while inner.now.load(Ordering::SeqCst) < MOST {
-            tokio::task::yield_now().await;
-        }
+        let under_way = async |count| {
+            let wait = async {
+                while inner.now.load(Ordering::SeqCst) < count {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(std::time::Duration::from_secs(20), wait).await.expect("in time");
+        };
+        under_way(MOST).await;
         calls.push(call("http://b:1/"));
-        while inner.now.load(Ordering::SeqCst) < MOST + 1 {
-            tokio::task::yield_now().await;
-        }
+        under_way(MOST + 1).await;
         gate.add_permits(calls.len());
         for call in calls {
             assert!(call.await.expect("no panic").is_err());
