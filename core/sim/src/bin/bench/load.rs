@@ -27,6 +27,8 @@ struct Kind {
     rate: u32,
 }
 
+pub(crate) const MIB: f64 = 1_048_576.0;
+
 const FULL: &str = "full speed";
 const FULL_NONE: &str = "full speed, application never checkpoints";
 const STEADY: &str = "300 tx/s";
@@ -99,7 +101,6 @@ fn measure(bench: &Bench<'_>, kind: Kind, table: &mut Table) -> Outcome {
 }
 
 fn record(rows: &mut [Row; 6], column: usize, replicated: bool, round: &Round) {
-    const MIB: f64 = 1_048_576.0;
     let [rate, longest, cpu, memory, wal, lag] = rows;
     if !replicated {
         rate.add_floor(round.felt.rate);
@@ -142,7 +143,7 @@ fn round_of(bench: &Bench<'_>, kind: &Kind, contender: Option<&Contender>, folde
 }
 
 /// Does it, and how large the file became meanwhile.
-fn watched<T: Send>(wal: &Path, work: impl FnOnce() -> T + Send) -> Outcome<(T, u64)> {
+pub(crate) fn watched<T: Send>(wal: &Path, work: impl FnOnce() -> T + Send) -> Outcome<(T, u64)> {
     let (done, largest) = (AtomicBool::new(false), AtomicU64::new(0));
     let result = std::thread::scope(|scope| {
         scope.spawn(|| {

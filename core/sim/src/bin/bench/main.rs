@@ -11,6 +11,7 @@
 //! | `--rounds N` | so many rounds instead of three |
 //! | `--write` | puts the table into `core/docs/PERFORMANCE.md` |
 
+mod control;
 mod document;
 mod goal;
 mod idle;
@@ -102,9 +103,10 @@ impl Bench<'_> {
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
-    // The bench starts itself as the application that writes, and as a host of many databases.
+    // The bench starts itself as the application that writes, what goes on beside it, and as a host of many databases.
     let done = match arguments.split_first() {
         Some((first, rest)) if first == "writer" => writer::main(rest),
+        Some((first, rest)) if first == "control" => control::main(rest),
         Some((first, rest)) if first == "host" => idle::host(rest),
         _ => run(&arguments),
     };
@@ -121,7 +123,7 @@ fn run(arguments: &[String]) -> Outcome {
     let (mut sizes, mut only, mut write, mut rounds) = (NORMAL, Vec::new(), false, None);
     let mut cases = latency::cases();
     cases.extend(load::cases().into_iter().chain(snapshot::cases()).chain(restoring::cases()));
-    cases.extend(merging::cases().into_iter().chain(idle::cases()).chain(sealing::cases()));
+    cases.extend(merging::cases().into_iter().chain(idle::cases()).chain(sealing::cases()).chain(control::cases()));
     let mut words = arguments.iter();
     while let Some(word) = words.next() {
         let mut value = || words.next().ok_or_else(|| format!("{word} needs a value"));

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use replicate_sim::peers::{Outcome, wait_until};
 
 use crate::goal::Goal;
-use crate::load::MEMORY_MIB;
+use crate::load::{MEMORY_MIB, MIB};
 use crate::table::{LOWEST, OURS, Row, Table};
 use crate::writer::make;
 use crate::{Bench, Case, Store, tell, tidy};
@@ -14,7 +14,6 @@ use crate::{Bench, Case, Store, tell, tidy};
 const ARRIVAL: Duration = Duration::from_secs(300);
 /// After the image has its name its writer has a little left to do that belongs to it.
 const BOOKS: Duration = Duration::from_secs(4);
-const MIB: f64 = 1_048_576.0;
 
 pub(crate) fn cases() -> Vec<Case> {
     let case = |store: Store| {
