@@ -11,6 +11,8 @@ pub(crate) const OURS: usize = 0;
 pub(crate) const THEIRS: usize = 1;
 /// Litestream with its lowest intervals.
 pub(crate) const LOWEST: usize = 2;
+/// No contender: the floor.
+pub(crate) const NOBODY: usize = COLUMNS;
 
 /// A measured quantity.
 #[derive(Default)]
@@ -129,12 +131,13 @@ impl Table {
     }
 }
 
-/// The sample below which this part of all lies; `None` if there are none.
+/// The sample below which this part of all lies, between two where it falls between them; `None` if there are none.
 pub(crate) fn quantile(samples: &[f64], part: f64) -> Option<f64> {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
-    let last = sorted.len().checked_sub(1)?;
-    sorted.get((last as f64 * part).round() as usize).copied()
+    let place = sorted.len().checked_sub(1)? as f64 * part;
+    let (below, above) = (sorted.get(place.floor() as usize)?, sorted.get(place.ceil() as usize)?);
+    Some(below + (above - below) * place.fract())
 }
 
 /// Three significant digits, without an exponent.
@@ -158,6 +161,7 @@ mod tests {
         assert_eq!(quantile(&[], 0.5), None);
         assert_eq!(quantile(&[3.0, 1.0, 2.0], 0.5), Some(2.0));
         assert_eq!(quantile(&[3.0, 1.0, 2.0], 1.0), Some(3.0));
+        assert_eq!(quantile(&[3.0, 1.0], 0.5), Some(2.0), "no better than the other half");
     }
 
     #[test]
