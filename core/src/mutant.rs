@@ -35,6 +35,12 @@ mutants! {
     SaltsUnchecked;
     /// The frame at the mark is not compared with what was noted.
     MarkUnproven;
+    /// A WAL that has become shorter is taken for one in which nothing has happened.
+    ShorterTrusted;
+    /// Files that were replaced are taken for the ones that are open.
+    ReplacedUnseen;
+    /// That the frames end where the index says, with the checksum it says, is not checked.
+    EndUnproven;
     /// Whether something was committed is told from the length alone.
     SizeOnly;
     /// After a time without a read transaction it is claimed that there was one.
@@ -59,6 +65,10 @@ mutants! {
     FolderSyncMissing;
     /// What is read from the spool is not compared with what was written.
     SpoolUnchecked;
+    /// Capture goes on beyond the limit of the spool.
+    SpoolUnlimited;
+    /// What has arrived is not noted for good before its file is removed.
+    RecordUnsynced;
     /// A file is removed from the spool before the store has it.
     SpoolDeletedEarly;
     /// A capture counts as arrived before it is put.

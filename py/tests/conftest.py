@@ -1,13 +1,15 @@
-"""Fixtures: a place for a replica, a database, and an environment without options of ours."""
+"""Fixtures: a place for a replica, an S3 server, a database, and an environment without options of ours."""
 
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import Callable, Iterator
 
 import pytest
 import support
+from server import Server
 
 import replicate
 
@@ -44,3 +46,12 @@ def started() -> Iterator[Callable[..., replicate.Replicator]]:
     yield start
     for replicator in running:
         replicator.stop(timeout=1)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """A real S3 server that runs."""
+    made = Server(tmp_path / "s3")
+    made.start()
+    yield made
+    made.end(signal.SIGKILL)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import socket
-import subprocess
 import threading
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import Callable, Iterator, Optional
+from typing import Callable
 
 import chain
 import pytest
-from support import free_port, until
+from server import Server
+from support import until
 
 import replicate
 
@@ -25,62 +23,6 @@ MORE = 0.1
 
 ATTEMPTS = 3
 """Measurements before a slow one counts: the machine does other work too, and both halves must meet the same."""
-
-
-def _program() -> Optional[Path]:
-    given = os.environ.get("REPLICATE_VERSITYGW")
-    installed = (Path(__file__).parents[2] / "target" / "tools" / "bin").glob("versitygw-*")
-    return Path(given) if given else max(installed, default=None)
-
-
-PROGRAM = _program()
-
-
-class Server:
-    """A versitygw on a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        if PROGRAM is None:
-            pytest.fail("no S3 server: `cargo xtask test python` brings it, or set REPLICATE_VERSITYGW")
-        self.program, self.folder, self.port = PROGRAM, folder, free_port()
-        self.process: Optional[subprocess.Popen[bytes]] = None
-        (folder / "bkt").mkdir(parents=True)
-
-    def start(self) -> None:
-        """Starts it, on the same port each time."""
-        self.process = subprocess.Popen(
-            [self.program, "--port", f"127.0.0.1:{self.port}", "--quiet", "--keep-alive", "posix", self.folder],
-            env={**os.environ, "ROOT_ACCESS_KEY": "access", "ROOT_SECRET_KEY": "hush-hush"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        until(self.answers, "the S3 server listens")
-
-    def answers(self) -> bool:
-        """Whether it listens."""
-        assert self.process is not None and self.process.poll() is None, "the S3 server has ended"
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
-
-    def end(self, signal_: int) -> None:
-        """Ends it."""
-        if self.process is not None:
-            self.process.send_signal(signal_)
-            self.process.wait(timeout=30)
-            self.process = None
-
-    def options(self, prefix: str = "app") -> dict[str, str]:
-        """Options of a replica on it."""
-        url = f"s3://bkt/{prefix}?endpoint=http://127.0.0.1:{self.port}&region=us-east-1&force-path-style=true"
-        return {"url": url, "access_key": "access", "secret_key": "hush-hush"}
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    made = Server(tmp_path / "s3")
-    made.start()
-    yield made
-    made.end(signal.SIGKILL)
 
 
 class Load:
@@ -116,7 +58,6 @@ class Load:
         goal = self.count + 100
         until(lambda: self.count >= goal or self.failure, "the application commits")
         assert not self.failure
-
 
     def worst(self) -> tuple[float, float]:
         """Seconds of the slowest commit but one in a thousand, and of the slowest."""

@@ -11,7 +11,8 @@ const MUTANT_SCHEDULES: u64 = 100_000;
 #[test]
 fn no_schedule_breaks_a_promise() {
     let tally = run_many(Many { from: 0, count: SCHEDULES, time: None, mutant: None, enough: 10 });
-    println!("{} schedules in {:?}, {} commits, {} ids", tally.schedules, tally.elapsed, tally.commits, tally.ids);
+    let told = format!("{} schedules in {:?}, {} inconclusive", tally.schedules, tally.elapsed, tally.inconclusive);
+    println!("{told}, {} commits, {} ids", tally.commits, tally.ids);
     let failures = &tally.failures;
     assert!(failures.is_empty(), "`cargo xtask sim --seed N` tells more: {failures:#?}");
     // What proves nothing is rare, and something was replicated.
@@ -41,6 +42,7 @@ fn schedules_that_have_failed_before_do_not_fail_again() {
         let schedule: Schedule = serde_json::from_str(schedule).expect("a schedule");
         let outcome = run_caught(&schedule, None, true);
         assert_eq!(outcome.violation, None, "line {line}, {name}:\n{}", outcome.trace.join("\n"));
+        assert!(!outcome.inconclusive, "line {line}, {name} proves nothing any more");
     }
 }
 

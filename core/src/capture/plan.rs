@@ -103,7 +103,10 @@ pub(crate) fn plan(position: &Position, view: &WalView) -> CapturePlan {
         };
     }
     if view.max_frame < mark.frame {
-        return CapturePlan::Rebase(RebaseReason::WalMismatch);
+        return match mutant!(ShorterTrusted) {
+            true => CapturePlan::Idle,
+            false => CapturePlan::Rebase(RebaseReason::WalMismatch),
+        };
     }
     let prove = !position.unbroken && mark.frame > 0;
     if view.max_frame == mark.frame {

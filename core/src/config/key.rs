@@ -62,7 +62,7 @@ keys! {
     SessionToken: "session_token", "REPLICATE_S3_SESSION_TOKEN", "", true,
         "Session token that belongs to temporary keys.";
     SyncInterval: "sync_interval", "REPLICATE_SYNC_INTERVAL", "1s", false,
-        "Shortest time between two objects under load (`500ms`, `1m30s`; 10ms to 24h). After quiet a commit ships at once, so it bounds requests, not latency.";
+        "Shortest time between two objects under load (`500ms`, `1m30s`; 10ms to 24h). After quiet a commit ships at once; under load a commit waits for at most so long.";
     Restore: "restore", "REPLICATE_RESTORE", "missing", false,
         "`missing`: a database that does not exist is restored before the call returns. `never`: it starts empty.";
     AgeRecipient: "age_recipient", "REPLICATE_AGE_RECIPIENT", "", false,

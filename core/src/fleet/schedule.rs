@@ -354,7 +354,7 @@ impl Member {
         let pending = work.waiting_bytes(self.shared.status().remote_txid);
         let limit = self.config.spool_limit;
         let paused = self.shared.is_paused();
-        if !paused && pending >= limit {
+        if !paused && pending >= limit && !mutant!(SpoolUnlimited) {
             work.capture(self.env.blocking, |capture| capture.pause()).await;
             let error = Error::new(ErrorKind::Unavailable, format!("spool is full bytes={pending} limit={limit}"))
                 .with_hint("capture pauses until the store takes what waits; then the database is compared and nothing is lost");

@@ -298,6 +298,17 @@ mod tests {
     }
 
     #[test]
+    fn a_database_that_may_be_written_is_not_refused_for_good() {
+        let scene = Scene::new("WAL");
+        // What SQLite falls back to if its first attempt found no free descriptor.
+        let path = scene.folder.path().join("app.db");
+        let reading = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+        let error = refuse_read_only(&reading).unwrap_err();
+        assert!(error.kind() == ErrorKind::Disk && error.is_retryable(), "{error:?}");
+        refuse_read_only(&scene.open()).unwrap();
+    }
+
+    #[test]
     fn a_read_of_an_empty_schema_pins_the_log() {
         let scene = Scene::new("WAL");
         let engine = scene.open();

@@ -1,8 +1,8 @@
 //! The engine under simulated time, disk, database and store. Run by `cargo xtask sim`.
 //!
-//! Flags: `--seed N` runs one schedule and tells its story, `--for 10m` runs new schedules for this long (default 30 s),
-//! `--schedules N` so many, `--from N` begins with another seed, `--mutants` runs so many schedules with each
-//! deliberate defect. A failing schedule is shrunk and printed as one line of JSON, in the form that
+//! Flags: `--seed N` runs one schedule and tells its story, `--for 10m` runs schedules for this long (default 30 s),
+//! `--schedules N` so many, `--from N` begins with this seed instead of one from the clock, which no earlier run and no
+//! test had; `--mutants` runs up to so many (default 100,000, from seed 0) with each deliberate defect. A failing schedule is shrunk and printed as one line of JSON, in the form that
 //! `core/sim/tests/kept.jsonl` keeps.
 
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use replicate_sim::sim::{Mutant, Schedule};
 
 struct Wishes {
     seed: Option<u64>,
-    from: u64,
+    from: Option<u64>,
     schedules: Option<u64>,
     time: Duration,
     mutants: bool,
@@ -38,13 +38,13 @@ fn main() -> ExitCode {
 }
 
 fn wishes(mut arguments: impl Iterator<Item = String>) -> Result<Wishes, String> {
-    let mut wishes = Wishes { seed: None, from: 0, schedules: None, time: Duration::from_secs(30), mutants: false };
+    let mut wishes = Wishes { seed: None, from: None, schedules: None, time: Duration::from_secs(30), mutants: false };
     while let Some(flag) = arguments.next() {
         let mut value = || arguments.next().ok_or_else(|| format!("{flag} wants a value"));
         let number = |text: String| text.parse::<u64>().map_err(|e| format!("{flag} {text}: {e}"));
         match flag.as_str() {
             "--seed" => wishes.seed = Some(number(value()?)?),
-            "--from" => wishes.from = number(value()?)?,
+            "--from" => wishes.from = Some(number(value()?)?),
             "--schedules" => wishes.schedules = Some(number(value()?)?),
             "--for" => wishes.time = replicate::config::parse_duration(&value()?)?,
             "--mutants" => wishes.mutants = true,
@@ -87,11 +87,18 @@ fn report(schedule: &Schedule, mutant: Option<Mutant>) {
     }
 }
 
+/// A seed that no earlier run began with, and far from the first ones, which the tests use.
+fn unused() -> u64 {
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or_default() * 1000
+}
+
 fn many(wishes: &Wishes) -> bool {
     let count = wishes.schedules.unwrap_or(u64::MAX >> 1);
     let time = wishes.schedules.is_none().then_some(wishes.time);
-    let tally = run_many(Many { from: wishes.from, count, time, mutant: None, enough: 50 });
-    println!("{}", summary(&tally));
+    let from = wishes.from.unwrap_or_else(unused);
+    let tally = run_many(Many { from, count, time, mutant: None, enough: 50 });
+    println!("from seed {from}: {}", summary(&tally));
     let mut kinds: BTreeMap<String, Vec<u64>> = BTreeMap::new();
     for (seed, violation) in &tally.failures {
         let kind: String = violation.split(':').next().unwrap_or_default().chars().take(60).collect();
@@ -124,8 +131,8 @@ fn summary(tally: &Tally) -> String {
 fn mutants(wishes: &Wishes) -> bool {
     let mut all = true;
     for &mutant in Mutant::ALL {
-        let count = wishes.schedules.unwrap_or(20_000);
-        let many = Many { from: wishes.from, count, time: None, mutant: Some(mutant), enough: 1 };
+        let count = wishes.schedules.unwrap_or(100_000);
+        let many = Many { from: wishes.from.unwrap_or(0), count, time: None, mutant: Some(mutant), enough: 1 };
         let tally = run_many(many);
         match tally.failures.first() {
             Some((seed, violation)) => {

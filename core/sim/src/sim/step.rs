@@ -196,14 +196,12 @@ impl Manner {
     fn draw(seed: u64) -> Self {
         let mut rng = Rng::new(seed ^ 0x3a17_c0de);
         let sealings = [Sealing::WriteOnly, Sealing::WriteOnly, Sealing::ReadBack, Sealing::Rekeyed];
-        let drawn = Self {
-            parts: rng.percent(30),
-            store_ahead: if rng.percent(30) { rng.between(0, 7_200_000) as i32 - 3_600_000 } else { 0 },
-            // Few: keys cost more time than all the rest.
-            sealed: if rng.percent(4) { Some(rng.pick(&sealings)) } else { None },
-            authenticated: false,
-        };
-        Self { authenticated: drawn.sealed.is_some() && rng.percent(50), ..drawn }
+        let parts = rng.percent(30);
+        let store_ahead = if rng.percent(30) { rng.between(0, 7_200_000) as i32 - 3_600_000 } else { 0 };
+        // Few: keys cost more time than all the rest.
+        let sealed = if rng.percent(4) { Some(rng.pick(&sealings)) } else { None };
+        let authenticated = sealed.is_some() && rng.percent(50);
+        Self { parts, store_ahead, sealed, authenticated }
     }
 }
 

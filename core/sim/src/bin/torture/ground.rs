@@ -148,7 +148,7 @@ impl Ground {
         let options = RestoreOptions::new(&path).target(target).check(Check::None);
         let config = config(&[self.options.clone(), self.opening.clone()].concat())?;
         replicate::restore(&options, &config, &Cancel::new(), &mut |_| {})
-            .map_err(|e| format!("restore of {target:?}: {e}"))?;
+            .map_err(|e| format!("restore of {target:?}: {e:?}"))?;
         chain::read(&path, false)
     }
 

@@ -17,6 +17,9 @@ use crate::{Size, Torture};
 /// How long the status may take to tell of a fault: requests have patience of their own.
 const TELL: Duration = Duration::from_secs(60);
 
+/// Kinds of errors of a restore that the server's fault is the reason of.
+const REASONS: [&str; 3] = ["UNAVAILABLE: ", "TIMEOUT: ", "DENIED: "];
+
 /// One kind of failure.
 struct Fault {
     name: &'static str,
@@ -24,6 +27,8 @@ struct Fault {
     told: Option<&'static str>,
     /// Requests must meet it.
     met: bool,
+    /// It only takes longer.
+    harmless: bool,
     faults: fn() -> Faults,
 }
 
@@ -32,64 +37,86 @@ const FAULTS: &[Fault] = &[
         name: "503 storm",
         told: Some("SlowDown"),
         met: true,
+        harmless: false,
         faults: || Faults { refuse: Some((503, "SlowDown", 100)), ..Faults::default() },
     },
     Fault {
         name: "403 from now on",
         told: Some("Denied"),
         met: true,
+        harmless: false,
         faults: || Faults { refuse: Some((403, "AccessDenied", 100)), ..Faults::default() },
     },
     Fault {
         name: "PUT cut",
         told: Some(""),
         met: true,
+        harmless: false,
         faults: || Faults { cut_put: Some((100, 100)), ..Faults::default() },
     },
-    Fault { name: "answers lost", told: None, met: true, faults: || Faults { lose_answers: 50, ..Faults::default() } },
+    Fault {
+        name: "answers lost",
+        told: None,
+        met: true,
+        harmless: false,
+        faults: || Faults { lose_answers: 50, ..Faults::default() },
+    },
     Fault {
         name: "20 ms",
         told: None,
         met: false,
+        harmless: true,
         faults: || Faults { delay: Duration::from_millis(20), ..Faults::default() },
     },
     Fault {
         name: "GET cut",
         told: None,
-        met: false,
+        met: true,
+        harmless: false,
         faults: || Faults { cut_get: Some((300, 50)), ..Faults::default() },
     },
     Fault {
         name: "503 for half",
         told: None,
         met: true,
+        harmless: false,
         faults: || Faults { refuse: Some((503, "SlowDown", 50)), ..Faults::default() },
     },
     Fault {
         name: "500 for half",
         told: None,
         met: true,
+        harmless: false,
         faults: || Faults { refuse: Some((500, "InternalError", 50)), ..Faults::default() },
     },
     Fault {
         name: "200 ms",
         told: None,
         met: false,
+        harmless: true,
         faults: || Faults { delay: Duration::from_millis(200), ..Faults::default() },
     },
     Fault {
         name: "64 KiB a second",
         told: None,
         met: false,
+        harmless: true,
         faults: || Faults { rate: Some(64 << 10), ..Faults::default() },
     },
     Fault {
         name: "deletes that are lies",
         told: None,
         met: false,
+        harmless: true,
         faults: || Faults { lie_about_deletes: true, ..Faults::default() },
     },
-    Fault { name: "no answers", told: None, met: true, faults: || Faults { hang: true, ..Faults::default() } },
+    Fault {
+        name: "no answers",
+        told: None,
+        met: true,
+        harmless: false,
+        faults: || Faults { hang: true, ..Faults::default() },
+    },
 ];
 
 pub(crate) fn run(torture: &mut Torture) -> Outcome<String> {
@@ -133,10 +160,10 @@ impl Step<'_> {
             })?;
         }
         host.goes_on(100)?;
+        self.look(fault)?;
         if fault.met {
             engine.until("a request meets the fault", TELL, |_| proxy.met() > 0)?;
         }
-        self.look()?;
         if self.kill {
             engine.kill()?;
             engine = ground.start("engine", &ground.engine(self.seed + 100))?;
@@ -148,15 +175,15 @@ impl Step<'_> {
         Ok(format!(" (met {met}, {felt})"))
     }
 
-    /// A restore that runs into the fault fails, or brings back what was acknowledged; the rest is a beginning.
-    fn look(&self) -> Outcome {
+    /// A restore that runs into the fault says so, or brings back what was acknowledged; the rest is a beginning.
+    fn look(&self, fault: &Fault) -> Outcome {
         let acknowledged = self.ground.acknowledged();
         if self.proxy.hangs() {
             return Ok(());
         }
         match self.ground.restored(None) {
             Ok(found) => found.begins(&self.ground.source(true)?, acknowledged),
-            Err(why) if why.starts_with("restore of") => Ok(()),
+            Err(why) if !fault.harmless && REASONS.iter().any(|reason| why.contains(reason)) => Ok(()),
             Err(why) => Err(format!("a restore meanwhile: {why}")),
         }
     }
