@@ -39,8 +39,6 @@ mutants! {
     ShorterTrusted;
     /// Files that were replaced are taken for the ones that are open.
     ReplacedUnseen;
-    /// That the frames end where the index says, with the checksum it says, is not checked.
-    EndUnproven;
     /// Whether something was committed is told from the length alone.
     SizeOnly;
     /// After a time without a read transaction it is claimed that there was one.
@@ -67,8 +65,6 @@ mutants! {
     SpoolUnchecked;
     /// Capture goes on beyond the limit of the spool.
     SpoolUnlimited;
-    /// What has arrived is not noted for good before its file is removed.
-    RecordUnsynced;
     /// A file is removed from the spool before the store has it.
     SpoolDeletedEarly;
     /// A capture counts as arrived before it is put.

@@ -28,6 +28,8 @@ use super::world::{DATABASE, JUDGE, Shared, World};
 const CONVERGES_WITHIN: Duration = Duration::from_secs(180);
 /// More turns of the driver than any schedule needs: a busy loop.
 const MOST_TURNS: u32 = 400_000;
+/// What a capture may add beyond that, in databases of this size.
+const CATCHING_UP: u64 = 96 << 10;
 /// What a member may spool before capture pauses.
 const SPOOL_LIMIT: u64 = 24 << 10;
 
@@ -587,7 +589,7 @@ impl Sim {
 }
 
 /// Bytes in the spool beyond which capture should have paused, if it has not. The first file that waits is under way,
-/// and may be an image; a turn that began below the limit writes at most two more.
+/// and may be an image; a capture that began below the limit goes on until it has caught up with the writers.
 fn beyond_limit(disk: &Files, remote: u64) -> Option<u64> {
     let file = |path: String| {
         let txids = parse_ltx_file_name(path.rsplit('/').next()?)?;
@@ -595,7 +597,7 @@ fn beyond_limit(disk: &Files, remote: u64) -> Option<u64> {
     };
     let mut waiting: Vec<_> = disk.find("/spool/").into_iter().filter_map(file).collect();
     waiting.sort_unstable();
-    let counted = waiting.get(1..waiting.len().saturating_sub(2))?;
+    let counted = waiting.get(1..)?;
     let bytes = counted.iter().map(|(_, bytes)| bytes).sum();
-    (bytes > SPOOL_LIMIT).then_some(bytes)
+    (bytes > SPOOL_LIMIT + CATCHING_UP).then_some(bytes)
 }

@@ -1,6 +1,6 @@
 //! The engine in lock-step with SQLite itself: random SQL from several connections and processes, engines that start,
 //! stop and are killed between the steps. After each sync a restore is, byte for byte, what a reader sees then; so is,
-//! later, each id that had arrived.
+//! later, a sample of the ids that had arrived.
 //!
 //! `LOCKSTEP_ROUNDS=N` runs so many rounds, `LOCKSTEP_SEED=N` begins with another one.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, missing_docs, unreachable_pub, reason = "a test")]
@@ -36,6 +36,8 @@ fn after_each_sync_every_page_restores_as_a_reader_sees_it() {
     }
     println!("{tally:?}");
     assert!(tally.compared > 4 * count && tally.ids > 3 * count && tally.refused * 4 < tally.steps, "{tally:?}");
+    let everything = tally.kills.min(tally.alone).min(tally.earlier) > 0 && tally.engines > count;
+    assert!(everything || count < ROUNDS, "{tally:?}");
 }
 
 /// Not a test by itself: what the processes started by the one above run.
