@@ -24,6 +24,8 @@ use crate::chain::{self, Writer, sql};
 
 /// How long an acknowledgement is waited for.
 const SYNC: Duration = Duration::from_secs(120);
+/// How long the database may be unreadable for the process of an engine whose disk fails.
+const FAILING: Duration = Duration::from_secs(60);
 /// The kinds of checkpoint that an application may ask for.
 const CHECKPOINTS: [&str; 5] = ["PASSIVE", "PASSIVE", "FULL", "RESTART", "TRUNCATE"];
 
@@ -268,9 +270,19 @@ fn note(file: &mut std::fs::File, line: &str) -> Outcome {
 /// Notes rows with the captures that bring them to the store.
 fn keep_syncing(db: &Path, handle: &Handle, stored: &Path, pause: Duration, shared: &Shared) -> Outcome {
     let mut notes = note_file(stored)?;
-    let connection = chain::connect(db, 0).map_err(sql)?;
+    let (mut connection, mut failing) = (chain::connect(db, 0).map_err(sql)?, None);
     while !shared.no_syncs.load(Ordering::Relaxed) {
-        let row = chain::newest(&connection).map_err(sql)?;
+        let row = match chain::newest(&connection) {
+            Ok(row) => row,
+            // A disk that fails this process fails its look at the database, too, for a while.
+            Err(_) if failing.get_or_insert_with(Instant::now).elapsed() < FAILING => {
+                std::thread::sleep(pause);
+                connection = chain::connect(db, 0).unwrap_or(connection);
+                continue;
+            }
+            Err(error) => return Err(sql(error)),
+        };
+        failing = None;
         match handle.sync(SYNC) {
             Ok(status) => note(&mut notes, &format!("{row} {}\n", status.remote_txid.0))?,
             Err(_) if shared.no_syncs.load(Ordering::Relaxed) => return Ok(()),
