@@ -28,10 +28,10 @@ use super::world::{DATABASE, JUDGE, Shared, World};
 const CONVERGES_WITHIN: Duration = Duration::from_secs(180);
 /// More turns of the driver than any schedule needs: a busy loop.
 const MOST_TURNS: u32 = 400_000;
-/// What a capture may add beyond that, in databases of this size.
-const CATCHING_UP: u64 = 96 << 10;
 /// What a member may spool before capture pauses.
 const SPOOL_LIMIT: u64 = 24 << 10;
+/// What a capture may add beyond that, in databases of this size.
+const CATCHING_UP: u64 = 96 << 10;
 
 /// What a simulation has found.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]

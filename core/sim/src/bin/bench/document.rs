@@ -49,8 +49,8 @@ impl Conditions {
         let load = self.load.split_whitespace().next().unwrap_or("unknown");
         let minutes = self.begun.elapsed().as_secs_f64() / 60.0;
         format!(
-            "{}, `{}` (sizes {}, {} rounds, of first snapshots and of idling one, {minutes:.0} minutes). {}; load before the start {load}. S3 is {} on \
-             loopback, `+ 20 ms` through a proxy that delays every request. 4 KiB pages, release build, both programs \
+            "{}, `{}` (sizes {}, {} rounds, of first snapshots and of idling one, {minutes:.0} minutes). {}; load before \
+             the start {load}. S3 is {} on loopback, `+ 20 ms` through a proxy that delays every request. 4 KiB pages, release build, both programs \
              with their defaults unless said otherwise.\n\n\
              {table}\n\
              Medians over the rounds; of memory, the longest transaction and the longest WAL the worst. Floor: the PUT \

@@ -12,7 +12,7 @@ use replicate_sim::peers::{Outcome, Place, Process, Usage, wait_until};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use crate::goal::Goal;
-use crate::load::MEMORY_MIB;
+use crate::load::{MEMORY_MIB, MIB};
 use crate::proxy::Proxy;
 use crate::table::{OURS, Row, THEIRS, Table};
 use crate::writer::make;
@@ -67,7 +67,7 @@ fn measure(bench: &Bench<'_>, count: usize, time: Duration, table: &mut Table) -
             seen
         };
         let cpu = after.cpu.saturating_sub(before.cpu).as_secs_f64() / time.as_secs_f64() * 100.0;
-        let (mib, minutes) = (after.bytes as f64 / 1_048_576.0, time.as_secs_f64() / 60.0);
+        let (mib, minutes) = (after.bytes as f64 / MIB, time.as_secs_f64() / 60.0);
         let figures = [cpu, mib, after.descriptors as f64, after.threads as f64, requests as f64 / minutes];
         rows.iter_mut().zip(figures).for_each(|(row, figure)| row.add(column, figure));
         tidy(&folder);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use replicate_sim::peers::{Outcome, Pace, Place, wait_until};
 
 use crate::goal::Goal;
-use crate::load::MEMORY_MIB;
+use crate::load::{MEMORY_MIB, MIB};
 use crate::table::{OURS, Row, THEIRS, Table};
 use crate::watch::Watch;
 use crate::writer::{Committer, make};
@@ -135,7 +135,7 @@ fn one(
     if check == "quick" {
         rows.checked.add(side, elapsed.as_secs_f64());
         rows.cpu.add(side, usage.cpu.as_secs_f64());
-        rows.memory.add(side, usage.peak_bytes as f64 / 1_048_576.0);
+        rows.memory.add(side, usage.peak_bytes as f64 / MIB);
     } else {
         rows.plain.add(side, elapsed.as_secs_f64());
     }

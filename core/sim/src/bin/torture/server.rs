@@ -25,9 +25,7 @@ struct Fault {
     name: &'static str,
     /// What is in the error of the status, if the status must tell.
     told: Option<&'static str>,
-    /// Requests must meet it.
-    met: bool,
-    /// It only takes longer.
+    /// It only takes longer; requests must meet every other.
     harmless: bool,
     faults: fn() -> Faults,
 }
@@ -36,87 +34,70 @@ const FAULTS: &[Fault] = &[
     Fault {
         name: "503 storm",
         told: Some("SlowDown"),
-        met: true,
         harmless: false,
         faults: || Faults { refuse: Some((503, "SlowDown", 100)), ..Faults::default() },
     },
     Fault {
         name: "403 from now on",
         told: Some("Denied"),
-        met: true,
         harmless: false,
         faults: || Faults { refuse: Some((403, "AccessDenied", 100)), ..Faults::default() },
     },
     Fault {
         name: "PUT cut",
         told: Some(""),
-        met: true,
         harmless: false,
         faults: || Faults { cut_put: Some((100, 100)), ..Faults::default() },
     },
     Fault {
         name: "answers lost",
         told: None,
-        met: true,
         harmless: false,
         faults: || Faults { lose_answers: 50, ..Faults::default() },
     },
     Fault {
         name: "20 ms",
         told: None,
-        met: false,
         harmless: true,
         faults: || Faults { delay: Duration::from_millis(20), ..Faults::default() },
     },
     Fault {
         name: "GET cut",
         told: None,
-        met: true,
         harmless: false,
         faults: || Faults { cut_get: Some((300, 50)), ..Faults::default() },
     },
     Fault {
         name: "503 for half",
         told: None,
-        met: true,
         harmless: false,
         faults: || Faults { refuse: Some((503, "SlowDown", 50)), ..Faults::default() },
     },
     Fault {
         name: "500 for half",
         told: None,
-        met: true,
         harmless: false,
         faults: || Faults { refuse: Some((500, "InternalError", 50)), ..Faults::default() },
     },
     Fault {
         name: "200 ms",
         told: None,
-        met: false,
         harmless: true,
         faults: || Faults { delay: Duration::from_millis(200), ..Faults::default() },
     },
     Fault {
         name: "64 KiB a second",
         told: None,
-        met: false,
         harmless: true,
         faults: || Faults { rate: Some(64 << 10), ..Faults::default() },
     },
     Fault {
         name: "deletes that are lies",
         told: None,
-        met: false,
         harmless: true,
         faults: || Faults { lie_about_deletes: true, ..Faults::default() },
     },
-    Fault {
-        name: "no answers",
-        told: None,
-        met: true,
-        harmless: false,
-        faults: || Faults { hang: true, ..Faults::default() },
-    },
+    Fault { name: "no answers", told: None, harmless: false, faults: || Faults { hang: true, ..Faults::default() } },
 ];
 
 pub(crate) fn run(torture: &mut Torture) -> Outcome<String> {
@@ -161,7 +142,7 @@ impl Step<'_> {
         }
         host.goes_on(100)?;
         self.look(fault)?;
-        if fault.met {
+        if !fault.harmless {
             engine.until("a request meets the fault", TELL, |_| proxy.met() > 0)?;
         }
         if self.kill {
