@@ -120,8 +120,9 @@ pub trait Disk: fmt::Debug + Send + Sync {
     /// Bytes that an ordinary user can still write.
     fn free_space(&self, path: &Path) -> io::Result<u64>;
     /// Locks a file against every other caller, in this process too, creating it (mode 0600) if it is missing;
-    /// `None` if it is locked. Never for a database: closing the descriptor drops the locks that SQLite holds on
-    /// it. A disk that only one caller uses at a time needs no locks, hence the default.
+    /// `None` if it is locked, or lost its name meanwhile: only whoever has the lock may remove the file. Never for a
+    /// database: closing the descriptor drops the locks that SQLite holds on it. A disk that only one caller uses at a
+    /// time needs no locks, hence the default.
     fn try_lock(&self, _path: &Path) -> io::Result<Option<Box<dyn DiskLock>>> {
         Ok(Some(Box::new(NoLock)))
     }
@@ -414,9 +415,12 @@ impl Disk for RealDisk {
         let mut options = std::fs::OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
         match file.try_lock() {
-            Ok(()) => Ok(Some(Box::new(RealLock(file)))),
-            Err(std::fs::TryLockError::WouldBlock) => Ok(None),
-            Err(std::fs::TryLockError::Error(e)) => Err(e),
+            Ok(()) => {}
+            Err(std::fs::TryLockError::WouldBlock) => return Ok(None),
+            Err(std::fs::TryLockError::Error(e)) => return Err(e),
         }
+        let lock = RealLock(file);
+        // Who had it may have removed the file, or somebody the folder, between the open and the lock.
+        Ok(if lock.is_at(path)? { Some(Box::new(lock)) } else { None })
     }
 }

@@ -16,10 +16,6 @@ impl HostLock {
         let path = folder.join("lock");
         let wrap = |e| Error::disk("take the replication lock", &path, e);
         let Some(lock) = disk.try_lock(&path).map_err(wrap)? else { return Ok(None) };
-        if !lock.is_at(&path).map_err(wrap)? {
-            // The folder was moved or removed meanwhile; what was locked is not what others will lock.
-            return Ok(None);
-        }
         if let Some(descriptor) = lock.descriptor() {
             // A forked child shares the lock's description: without this it would hold it on.
             sqlite::register_for_fork(descriptor)?;

@@ -49,7 +49,7 @@ impl Scratch {
             let id = format!("{process}-{count}-{}", now.0.max(0));
             let lock_path = beside(target, &id, LOCK);
             let lock = disk.try_lock(&lock_path).map_err(|e| Error::disk("lock", &lock_path, e))?;
-            // Taken by a process with the same id in another container.
+            // Taken by a process with the same id in another container, or by one that sweeps.
             let Some(lock) = lock else { continue };
             let (path, target, lock) = (beside(target, &id, FILE), target.to_path_buf(), Some(lock));
             let scratch = Self { disk, target, id, path, lock, placed: false };

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::clock::Timestamp;
@@ -355,4 +356,22 @@ fn what_dead_restores_left_is_swept_and_what_a_live_one_writes_is_not() {
     drop(lock);
     restore(&output, true).expect("restored");
     assert_eq!(names(folder.path()), [".other.db.restore-1-7.tmp", "out.db"]);
+}
+
+#[test]
+fn whoever_has_a_lock_has_the_file_of_that_name_though_others_remove_it_as_they_leave() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("lock");
+    let (inside, taken) = (AtomicU32::new(0), AtomicU32::new(0));
+    let come_and_go = || {
+        while taken.load(Ordering::Relaxed) < 20_000 {
+            let Some(lock) = RealDisk.try_lock(&path).expect("locks") else { continue };
+            assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "two have it");
+            assert!(lock.is_at(&path).expect("looks"), "it has lost its name");
+            taken.fetch_add(1, Ordering::Relaxed);
+            inside.fetch_sub(1, Ordering::SeqCst);
+            RealDisk.remove(&path).expect("removed");
+        }
+    };
+    std::thread::scope(|scope| (0..4).for_each(|_| drop(scope.spawn(come_and_go))));
 }
