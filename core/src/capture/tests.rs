@@ -1,7 +1,7 @@
 //! What capture promises while its disk and its door fail.
 
 use std::io::ErrorKind as Io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use replicate_format::Txid;
@@ -377,6 +377,65 @@ fn a_writer_that_outruns_the_engine_is_slowed_down_and_let_go_again() {
     bench.app.busy_timeout(Duration::ZERO).unwrap();
     bench.write(30, 5000);
     bench.catch_up();
+    bench.assert_spooled();
+}
+
+#[test]
+fn a_writer_that_outruns_the_capture_is_held_before_its_wal_is_long_unless_the_application_copies_back() {
+    for copies in [false, true] {
+        let mut bench = Bench::with_checkpoints_at(16);
+        bench.catch_up();
+        bench.write(1, 5000);
+        bench.catch_up();
+        outrun(&bench, 3..=3, 3_000_000);
+        bench.write(2, 500_000);
+        if copies {
+            bench.app.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())).unwrap();
+        }
+        bench.catch_up();
+        assert_eq!(bench.script.calls("sealed"), u32::from(!copies), "the application copies: {copies}");
+        bench.catch_up();
+        bench.assert_spooled();
+    }
+}
+
+#[test]
+fn a_reader_that_ends_while_writers_are_held_is_waited_for_and_the_wal_starts_over() {
+    let mut bench = Bench::with_checkpoints_at(16);
+    bench.write(1, 5000);
+    bench.catch_up();
+    let other = || rusqlite::Connection::open(&bench.database).unwrap();
+    let (reader, app) = (Arc::new(Mutex::new(other())), other());
+    app.execute_batch("PRAGMA wal_autocheckpoint=0; PRAGMA busy_timeout=0").unwrap();
+    let app = Arc::new(Mutex::new(app));
+    let write = move || app.lock().unwrap().execute("INSERT INTO t (v) VALUES (randomblob(9))", []).is_ok();
+    // Something is left to copy back whenever all is captured.
+    bench.script.before("unpin_older", {
+        let write = write.clone();
+        move || _ = write()
+    });
+    bench.script.before("seal", {
+        let reader = reader.clone();
+        move || {
+            reader.lock().unwrap().execute_batch("BEGIN; SELECT count(*) FROM t").unwrap();
+            assert!(write(), "the reader stands before the last frames");
+        }
+    });
+    let (script, mut tries) = (bench.script.clone(), 0);
+    bench.script.before("checkpoint", move || {
+        tries += script.calls("sealed");
+        if tries == 2 {
+            reader.lock().unwrap().execute_batch("ROLLBACK").unwrap();
+        }
+    });
+    bench.write(2, 9 << 20);
+    bench.catch_up();
+    bench.script.clear();
+    assert_eq!(bench.script.calls("sealed"), 1);
+    bench.write(4, 5000);
+    bench.catch_up();
+    let frame = bench.capture.position.mark.map(|mark| mark.frame);
+    assert!(frame.is_some_and(|frame| frame < 100), "it has not started over: {frame:?}");
     bench.assert_spooled();
 }
 

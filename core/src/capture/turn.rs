@@ -4,7 +4,8 @@
 //! frames are captured and copied back, a fresh read transaction reads nothing from the WAL, and the next
 //! writer starts it over. After quiet that takes no lock that writers need: a passive checkpoint, then a new
 //! read transaction beside the old one. Under load writers are always a few frames ahead; then, and only when
-//! the WAL has grown long, the write lock is held while those few are read and copied back.
+//! the WAL has grown long or outgrows what is captured of it, the write lock is held while those few are read and
+//! copied back.
 //!
 //! An application that checkpoints by itself (SQLite's default) does so at the commit after our read mark has moved.
 //! It gets the chance: that costs it less than it is used to, and a writer that copies does not run away from us.
@@ -44,6 +45,9 @@ const BRAKE_HARD_AT: u64 = 24;
 const GIVEN: u64 = 64;
 /// The shortest time over which that is told.
 const GROWTH: Duration = Duration::from_millis(250);
+/// So many megabytes written during one capture, none of which the application has copied back: there is no use in copying
+/// them while more are written.
+const RUNS_AWAY: u64 = 2;
 /// How long the write lock is tried for.
 const PATIENCE: Duration = Duration::from_millis(50);
 /// How often copying back is tried while the application itself is at it: while writers are held, and otherwise.
@@ -73,14 +77,14 @@ impl Left {
 /// Copies back after an application that does so by itself had its chance.
 fn copy_back(door: &mut dyn Door) -> Result<Checkpoint> {
     door.rest();
-    copy_alone(door, COPY_TRIES.1)
+    copy_alone(door, COPY_TRIES.1, 0)
 }
 
-/// Copies back, once nobody else is at it.
-fn copy_alone(door: &mut dyn Door, tries: u32) -> Result<Checkpoint> {
+/// Copies back, once nobody else is at it and, as far as this frame, nobody reads what is before it.
+fn copy_alone(door: &mut dyn Door, tries: u32, frame: u32) -> Result<Checkpoint> {
     let mut copied = door.checkpoint()?;
     for _ in 1..tries {
-        if !copied.busy {
+        if !copied.busy && copied.copied >= frame {
             break;
         }
         door.rest();
@@ -106,7 +110,7 @@ impl Capture {
         }
         self.turned_at = WalMark::end_of(view);
         self.with_door(|capture, door| {
-            if sealed {
+            if sealed || capture.runs_away(view, &door.look()?) {
                 return capture.sealed_turn(door);
             }
             let copied = copy_back(door)?;
@@ -119,6 +123,13 @@ impl Capture {
             }
             Ok(events)
         })
+    }
+
+    /// Whether writers have written so much while we captured, and nobody has copied any of it back, that copying beside
+    /// them is in vain.
+    fn runs_away(&self, before: &WalView, now: &WalView) -> bool {
+        let grown = now.bytes_of(now.max_frame).saturating_sub(before.bytes_of(before.max_frame));
+        now.backfilled == 0 && grown >= RUNS_AWAY * self.config.megabyte
     }
 
     /// Catches up, then holds the writers for what is left.
@@ -266,7 +277,8 @@ impl Capture {
         door.pin()?;
         door.unpin_older()?;
         self.reach = (view.salts, view.max_frame);
-        let copied = copy_alone(door, COPY_TRIES.0)?;
+        // The writer who was just let in before us may not have ended his read transaction yet.
+        let copied = copy_alone(door, COPY_TRIES.0, view.max_frame)?;
         door.pin()?;
         door.unpin_older()?;
         let now = door.look()?;
