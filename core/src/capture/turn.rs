@@ -50,6 +50,8 @@ const GROWTH: Duration = Duration::from_millis(250);
 const RUNS_AWAY: u64 = 2;
 /// How long the write lock is tried for.
 const PATIENCE: Duration = Duration::from_millis(50);
+/// How often, and for how long at the most, it is tried again while writers are held and a reader is in the way.
+const READER_ENDS: (u32, Duration) = (6, Duration::from_millis(5));
 /// How often copying back is tried while the application itself is at it: while writers are held, and otherwise.
 const COPY_TRIES: (u32, u32) = (20, 50);
 
@@ -77,14 +79,14 @@ impl Left {
 /// Copies back after an application that does so by itself had its chance.
 fn copy_back(door: &mut dyn Door) -> Result<Checkpoint> {
     door.rest();
-    copy_alone(door, COPY_TRIES.1, 0)
+    copy_alone(door, COPY_TRIES.1)
 }
 
-/// Copies back, once nobody else is at it and, as far as this frame, nobody reads what is before it.
-fn copy_alone(door: &mut dyn Door, tries: u32, frame: u32) -> Result<Checkpoint> {
+/// Copies back, once nobody else is at it.
+fn copy_alone(door: &mut dyn Door, tries: u32) -> Result<Checkpoint> {
     let mut copied = door.checkpoint()?;
     for _ in 1..tries {
-        if !copied.busy && copied.copied >= frame {
+        if !copied.busy {
             break;
         }
         door.rest();
@@ -110,7 +112,7 @@ impl Capture {
         }
         self.turned_at = WalMark::end_of(view);
         self.with_door(|capture, door| {
-            if sealed || capture.runs_away(view, &door.look()?) {
+            if sealed || capture.runs_away(view, door)? {
                 return capture.sealed_turn(door);
             }
             let copied = copy_back(door)?;
@@ -125,11 +127,18 @@ impl Capture {
         })
     }
 
-    /// Whether writers have written so much while we captured, and nobody has copied any of it back, that copying beside
-    /// them is in vain.
-    fn runs_away(&self, before: &WalView, now: &WalView) -> bool {
+    /// Whether writers have written so much while we captured that copying beside them is in vain, and nobody else copies
+    /// any of it back.
+    fn runs_away(&self, before: &WalView, door: &dyn Door) -> Result<bool> {
+        let now = door.look()?;
         let grown = now.bytes_of(now.max_frame).saturating_sub(before.bytes_of(before.max_frame));
-        now.backfilled == 0 && grown >= RUNS_AWAY * self.config.megabyte
+        if now.backfilled > 0 || grown < RUNS_AWAY * self.config.megabyte {
+            return Ok(false);
+        }
+        // While we read from the database itself, as before the first capture of a WAL, nobody else could copy. One that
+        // does so at a commit is at it now.
+        door.rest();
+        Ok(!door.is_copied_back()?)
     }
 
     /// Catches up, then holds the writers for what is left.
@@ -237,6 +246,22 @@ impl Capture {
         }
     }
 
+    /// Copies back as far as this frame. The writer who was let in just before us may not have ended his read transaction
+    /// yet: he has a moment to.
+    fn copy_held(&self, door: &mut dyn Door, frame: u32) -> Result<Checkpoint> {
+        let mut copied = copy_alone(door, COPY_TRIES.0)?;
+        let begun = self.clock.monotonic();
+        for _ in 0..READER_ENDS.0 {
+            let waited = self.clock.monotonic().saturating_sub(begun);
+            if copied.busy || copied.copied >= frame || waited >= READER_ENDS.1 {
+                break;
+            }
+            door.rest();
+            copied = copy_alone(door, COPY_TRIES.0)?;
+        }
+        Ok(copied)
+    }
+
     fn left(&self, door: &dyn Door) -> Result<Left> {
         let view = door.look()?;
         let tail = match plan(&self.position, &view) {
@@ -277,8 +302,7 @@ impl Capture {
         door.pin()?;
         door.unpin_older()?;
         self.reach = (view.salts, view.max_frame);
-        // The writer who was just let in before us may not have ended his read transaction yet.
-        let copied = copy_alone(door, COPY_TRIES.0, view.max_frame)?;
+        let copied = self.copy_held(door, view.max_frame)?;
         door.pin()?;
         door.unpin_older()?;
         let now = door.look()?;

@@ -24,6 +24,9 @@ use crate::sqlite;
 /// One file at a time gets its name in a process.
 static PLACING: Mutex<()> = Mutex::new(());
 
+/// So many names of lock files are tried.
+const LOCK_TRIES: u32 = 100;
+
 /// Makes names of scratch files differ inside this process.
 static COUNTER: AtomicU64 = AtomicU64::new(0);
 
@@ -44,7 +47,7 @@ impl Scratch {
         let folder = folder_of(target);
         disk.create_dir_all(folder).map_err(|e| Error::disk("make the folder", folder, e))?;
         tidy(disk.as_ref(), target);
-        loop {
+        for _ in 0..LOCK_TRIES {
             let (process, count) = (std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
             let id = format!("{process}-{count}-{}", now.0.max(0));
             let lock_path = beside(target, &id, LOCK);
@@ -57,6 +60,8 @@ impl Scratch {
             let file = file.map_err(|e| Error::disk("create", &scratch.path, e))?;
             return Ok((scratch, file));
         }
+        let message = format!("no lock file keeps its lock and its name folder={}", folder.display());
+        Err(Error::new(ErrorKind::Disk, message).with_hint("restore to a local file system"))
     }
 
     /// Where it is.

@@ -100,6 +100,10 @@ pub trait Door: fmt::Debug + Send {
     }
     /// Waits for a moment, about as long as a commit takes, for others to do what they are about to.
     fn rest(&self) {}
+    /// Whether somebody else copies frames back at the moment.
+    fn is_copied_back(&self) -> Result<bool> {
+        Ok(false)
+    }
     /// Whether somebody else has the lock of writers and that of checkpoints: one that begins the WAL anew holds both, also
     /// while it waits for readers.
     fn is_stopped(&self) -> Result<bool> {
@@ -211,6 +215,11 @@ struct SqliteDoor {
 }
 
 impl SqliteDoor {
+    /// Whether somebody else has this lock.
+    fn is_locked(&self, byte: i64) -> Result<bool> {
+        self.shm.is_locked(byte).map_err(|e| Error::disk("look at the locks", &self.shm_path, e))
+    }
+
     fn attach(path: &Path, database: PinnedFile, page_size: PageSize, first: Connection) -> Result<Self> {
         // The first read of a database in WAL mode opens, or makes, its -wal and -shm files.
         connection::begin_read(&first)?;
@@ -426,9 +435,12 @@ impl Door for SqliteDoor {
         std::thread::sleep(REST);
     }
 
+    fn is_copied_back(&self) -> Result<bool> {
+        self.is_locked(CHECKPOINT_LOCK)
+    }
+
     fn is_stopped(&self) -> Result<bool> {
-        let locked = |byte| self.shm.is_locked(byte).map_err(|e| Error::disk("look at the locks", &self.shm_path, e));
-        Ok(locked(CHECKPOINT_LOCK)? && locked(WRITE_LOCK)?)
+        Ok(self.is_locked(CHECKPOINT_LOCK)? && self.is_locked(WRITE_LOCK)?)
     }
 }
 
@@ -445,6 +457,8 @@ impl Drop for SqliteDoor {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
 
     struct Scene {
@@ -484,6 +498,27 @@ mod tests {
         std::fs::rename(&other, scene.path()).unwrap();
         assert_eq!(attach_as(&scene.path(), before).unwrap_err().kind(), ErrorKind::Busy);
         drop(replacement);
+    }
+
+    #[test]
+    fn a_checkpoint_of_the_application_is_seen_while_it_runs() {
+        let scene = Scene::new();
+        let door = scene.attach();
+        let Scene { folder: _folder, app } = scene;
+        app.busy_timeout(Duration::from_secs(20)).unwrap();
+        app.execute_batch("PRAGMA user_version=2").unwrap();
+        assert!(!door.is_copied_back().unwrap() && !door.is_stopped().unwrap());
+        std::thread::scope(|scope| {
+            // It waits for our read transaction.
+            let waits = scope.spawn(move || app.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())));
+            let begun = Instant::now();
+            while !(door.is_copied_back().unwrap() && door.is_stopped().unwrap()) {
+                assert!(begun.elapsed() < Duration::from_secs(20));
+                std::thread::yield_now();
+            }
+            drop(door);
+            waits.join().unwrap().unwrap();
+        });
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ pub(crate) struct Script {
     spoil: Mutex<Option<Spoil>>,
     hooks: Mutex<BTreeMap<&'static str, Hook>>,
     calls: Mutex<BTreeMap<&'static str, u32>>,
+    /// Somebody else is said to copy frames back.
+    pub(crate) copied_back: AtomicBool,
 }
 
 impl std::fmt::Debug for Script {
@@ -182,5 +185,8 @@ impl Door for FaultyDoor {
     }
     fn rest(&self) {
         self.inner.rest();
+    }
+    fn is_copied_back(&self) -> Result<bool> {
+        Ok(self.script.copied_back.load(Ordering::Relaxed) || self.inner.is_copied_back()?)
     }
 }

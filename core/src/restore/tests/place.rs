@@ -364,7 +364,7 @@ fn whoever_has_a_lock_has_the_file_of_that_name_though_others_remove_it_as_they_
     let path = folder.path().join("lock");
     let (inside, taken) = (AtomicU32::new(0), AtomicU32::new(0));
     let come_and_go = || {
-        while taken.load(Ordering::Relaxed) < 20_000 {
+        while taken.load(Ordering::Relaxed) < 4000 {
             let Some(lock) = RealDisk.try_lock(&path).expect("locks") else { continue };
             assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "two have it");
             assert!(lock.is_at(&path).expect("looks"), "it has lost its name");
