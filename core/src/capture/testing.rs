@@ -65,6 +65,14 @@ impl Bench {
         Self { folder, database, app, faults, script, disk, spool, capture }
     }
 
+    /// Another connection of the application, which waits for locks and copies nothing back.
+    pub(super) fn another(&self) -> Connection {
+        let app = Connection::open(&self.database).unwrap();
+        app.busy_timeout(Duration::from_secs(5)).unwrap();
+        app.execute_batch("PRAGMA wal_autocheckpoint=0").unwrap();
+        app
+    }
+
     /// A row of so many bytes.
     pub(super) fn write(&self, id: u32, bytes: u32) {
         self.app.execute("INSERT OR REPLACE INTO t VALUES (?1, randomblob(?2))", [id, bytes]).unwrap();

@@ -298,9 +298,7 @@ fn whatever_call_of_the_door_fails_nothing_is_lost() {
 fn a_writer_that_never_pauses_is_held_for_the_last_frames_and_the_wal_starts_over() {
     let mut bench = Bench::with_checkpoints_at(16);
     bench.catch_up();
-    let app = rusqlite::Connection::open(&bench.database).unwrap();
-    app.busy_timeout(Duration::from_secs(5)).unwrap();
-    app.execute_batch("PRAGMA wal_autocheckpoint=0").unwrap();
+    let app = bench.another();
     let done = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     let writing = std::thread::spawn({
         let done = done.clone();
@@ -354,9 +352,7 @@ fn while_a_reader_of_the_application_needs_the_wal_no_writer_is_held() {
 
 /// As soon as all is captured another connection writes a row: more than may be read while writers are held.
 fn outrun(bench: &Bench, mut ids: std::ops::RangeInclusive<u32>, bytes: u32) {
-    let app = rusqlite::Connection::open(&bench.database).unwrap();
-    app.busy_timeout(Duration::from_secs(5)).unwrap();
-    app.execute_batch("PRAGMA wal_autocheckpoint=0").unwrap();
+    let app = bench.another();
     bench.script.before("unpin_older", move || {
         if let Some(id) = ids.next() {
             app.execute("INSERT OR REPLACE INTO t VALUES (?1, randomblob(?2))", [id, bytes]).unwrap();
@@ -408,21 +404,19 @@ fn a_reader_that_ends_while_writers_are_held_is_waited_for_and_the_wal_starts_ov
     let mut bench = Bench::with_checkpoints_at(16);
     bench.write(1, 5000);
     bench.catch_up();
-    let other = || rusqlite::Connection::open(&bench.database).unwrap();
-    let (reader, app) = (Arc::new(Mutex::new(other())), other());
-    app.execute_batch("PRAGMA wal_autocheckpoint=0; PRAGMA busy_timeout=0").unwrap();
-    let app = Arc::new(Mutex::new(app));
-    let write = move || app.lock().unwrap().execute("INSERT INTO t (v) VALUES (randomblob(9))", []).is_ok();
+    let writer = || {
+        let app = bench.another();
+        app.busy_timeout(Duration::ZERO).unwrap();
+        move || app.execute("INSERT INTO t (v) VALUES (randomblob(9))", []).is_ok()
+    };
+    let (reader, before, after) = (Arc::new(Mutex::new(bench.another())), writer(), writer());
     // Something is left to copy back whenever all is captured.
-    bench.script.before("unpin_older", {
-        let write = write.clone();
-        move || _ = write()
-    });
+    bench.script.before("unpin_older", move || _ = before());
     bench.script.before("seal", {
         let reader = reader.clone();
         move || {
             reader.lock().unwrap().execute_batch("BEGIN; SELECT count(*) FROM t").unwrap();
-            assert!(write(), "the reader stands before the last frames");
+            assert!(after(), "the reader stands before the last frames");
         }
     });
     let (script, mut tries) = (bench.script.clone(), 0);

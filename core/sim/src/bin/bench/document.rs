@@ -50,8 +50,8 @@ impl Conditions {
         let minutes = self.begun.elapsed().as_secs_f64() / 60.0;
         format!(
             "{}, `{}` (sizes {}, {} rounds, of first snapshots and of idling one, {minutes:.0} minutes). {}; load before \
-             the start {load}. S3 is {} on loopback, `+ 20 ms` through a proxy that delays every request. 4 KiB pages, release build, both programs \
-             with their defaults unless said otherwise.\n\n\
+             the start {load}. S3 is {} on loopback, `+ 20 ms` through a proxy that delays every request. 4 KiB \
+             pages, release build, both programs with their defaults unless said otherwise.\n\n\
              {table}\n\
              Medians over the rounds; of memory, the longest transaction and the longest WAL the worst. Floor: the PUT \
              alone, the writer alone, or `cp` and sync. Ratio: replicate by Litestream. The goal comes after \
