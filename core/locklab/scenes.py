@@ -275,6 +275,37 @@ def d_engine_leaves_log_behind(folder):
     all_there(db, "host")
 
 
+def stranger_comes_and_goes(db, lab):
+    """The host has lost all its locks to a stray close; then somebody else opens, writes and closes."""
+    mine = host(db)
+    mine.execute("INSERT INTO t VALUES ('host')")
+    lab.sloppy_touch(db)
+    lab.sloppy_touch(shm(db))
+    before = identities(db)
+    equal(ask("write", db), "ok")
+    return mine, before
+
+
+@scene
+def d_engine_keeps_the_log_of_a_host_that_lost_its_locks(folder):
+    """What SQLite's own race of an open and a close in two threads can do to a host (COMPAT.md)."""
+    lab = Lab()
+    db = make(folder, "WAL")
+    engine = lab.open(db)
+    engine.query("SELECT who FROM t")
+    mine, before = stranger_comes_and_goes(db, lab)
+    equal(identities(db), before)
+    mine.execute("INSERT INTO t VALUES ('later')")
+    all_there(db, "host", "later", "witness")
+
+
+@scene
+def negative_host_that_lost_its_locks_loses_its_log(folder):
+    mine, _before = stranger_comes_and_goes(make(folder, "WAL"), Lab())
+    assert not os.path.exists(wal(os.path.join(folder, "app.db"))), "the harness is blind"
+    mine.close()
+
+
 @scene
 def d2_attach_keeps_index(folder):
     lab = Lab()
