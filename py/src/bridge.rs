@@ -189,7 +189,7 @@ pub(crate) fn forward_events(events: replicate::Events, subscriber: u64) -> repl
     if started.is_err() {
         bridge.end_source();
     }
-    started
+    started.map(drop)
 }
 
 /// Delivers waiting log lines on this thread if no bridge thread serves the queue.

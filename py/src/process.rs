@@ -4,6 +4,7 @@
 //! A process id is compared before any lock is taken.
 
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::JoinHandle;
 
 use replicate::{Error, ErrorKind, Result};
 
@@ -42,13 +43,12 @@ pub(crate) fn has_started() -> bool {
 }
 
 /// Starts a thread that no signal of the process is delivered to, so that `sigwait` hosts get theirs.
-pub(crate) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<()> {
+pub(crate) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
     let _masked = Masked::all();
-    match std::thread::Builder::new().name(name.to_owned()).spawn(body) {
-        Ok(_detached) => Ok(()),
-        Err(error) => Err(Error::new(ErrorKind::Busy, format!("no thread to be had: {error}"))
-            .with_hint("the limit of threads of this user or container is reached")),
-    }
+    std::thread::Builder::new().name(name.to_owned()).spawn(body).map_err(|error| {
+        Error::new(ErrorKind::Busy, format!("no thread to be had: {error}"))
+            .with_hint("the limit of threads of this user or container is reached")
+    })
 }
 
 /// All signals blocked in this thread, hence in threads it starts, until dropped.

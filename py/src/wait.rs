@@ -7,6 +7,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use pyo3::prelude::*;
@@ -35,22 +36,23 @@ pub(crate) fn timeout(seconds: Option<f64>) -> Result<Duration> {
 /// Work that runs beside the calling thread.
 pub(crate) struct Work<T> {
     result: Receiver<Result<T>>,
+    thread: JoinHandle<()>,
 }
 
 impl<T: Send + 'static> Work<T> {
     /// Starts it.
     pub(crate) fn start(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<Self> {
         let (sender, result) = sync_channel(1);
-        process::spawn("replicate-call", move || {
+        let thread = process::spawn("replicate-call", move || {
             let done = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(panicked()));
             // The caller may have left on Ctrl-C.
             let _ = sender.send(done);
         })?;
-        Ok(Self { result })
+        Ok(Self { result, thread })
     }
 
-    /// Waits for the end. `between` runs after each slice, attached to Python; its error ends the waiting,
-    /// not the work, and hands the work back.
+    /// Waits for the end, also of the thread: nothing of the call goes on behind its caller. `between` runs after each
+    /// slice, attached to Python; its error ends the waiting, not the work, and hands the work back.
     pub(crate) fn wait(
         self,
         py: Python<'_>,
@@ -58,15 +60,17 @@ impl<T: Send + 'static> Work<T> {
     ) -> std::result::Result<Outcome<T>, (Failure, Self)> {
         let mut this = self;
         loop {
-            let (back, got) = py.detach(move || {
-                let got = this.result.recv_timeout(SLICE);
-                (this, got)
+            let waited = py.detach(move || match this.result.recv_timeout(SLICE) {
+                Err(RecvTimeoutError::Timeout) => Err(this),
+                got => {
+                    // It has sent its result or died without one; a panic is known from that.
+                    let _ = this.thread.join();
+                    Ok(got.unwrap_or_else(|_| Err(panicked())))
+                }
             });
-            this = back;
-            match got {
+            match waited {
                 Ok(result) => return Ok(result.map_err(Failure::from)),
-                Err(RecvTimeoutError::Disconnected) => return Ok(Err(panicked().into())),
-                Err(RecvTimeoutError::Timeout) => {}
+                Err(back) => this = back,
             }
             if let Err(failure) = attend(py).and_then(|()| between(py)) {
                 return Err((failure, this));

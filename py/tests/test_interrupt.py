@@ -80,6 +80,13 @@ def test_ctrl_c_ends_ensure_exists_and_start(silent: str, tmp_path: Path) -> Non
     assert "replicate-call" not in threads()
 
 
+def test_no_thread_of_a_call_outlives_it(db: Path, url: str, started: Start) -> None:
+    replicator = started(db, url=url)
+    for _ in range(300):
+        replicator.sync(timeout=30)
+        assert "replicate-call" not in threads()
+
+
 def test_an_exception_of_progress_ends_restore_which_has_cleaned_up(
     db: Path, url: str, tmp_path: Path, started: Start
 ) -> None:
