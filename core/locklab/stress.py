@@ -4,10 +4,11 @@ Each transaction reads the head of a hash chain and appends to it, so that a los
 a link. Acknowledgements are logged outside the database, after the commit. Connections are reopened every `reopen`
 transactions: the last closer is where two copies of SQLite hurt each other most.
 
-`stress.py host DB LOG SECONDS REOPEN ISOLATE` runs host and engine, `stress.py writer DB LOG SECONDS REOPEN` the other
+`stress.py host DB LOG SECONDS REOPEN ISOLATE STAYS` runs host and engine, `stress.py writer DB LOG SECONDS REOPEN` the other
 process; both print a JSON line. `run` starts both and judges.
 """
 
+import contextlib
 import hashlib
 import json
 import pathlib
@@ -38,12 +39,13 @@ def link(previous, number, writer, payload):
 
 # The host's threads open and close in turn. SQLite's `unixClose` looks whether another thread of its process holds a
 # lock, lets go of its mutex and then closes the descriptor: a lock taken in between is dropped by that close (3.40.1
-# and 3.54.1 alike; COMPAT.md). That is a host losing its lock to itself, and no business of the engine's.
-DOOR = threading.Lock()
+# and 3.54.1 alike; COMPAT.md). That is a host losing its lock to itself. It is harmless while the engine is attached:
+# where the engine stays, the threads open and close as they like.
+IN_TURN, FREELY = threading.Lock(), contextlib.nullcontext()
 
 
-def connect(db):
-    with DOOR:
+def connect(db, door):
+    with door:
         connection = sqlite3.connect(db, timeout=20, isolation_level=None, check_same_thread=False)
         connection.execute("PRAGMA wal_autocheckpoint = 100")
         # Reads the schema, which takes the lock on the database.
@@ -51,8 +53,8 @@ def connect(db):
         return connection
 
 
-def disconnect(connection):
-    with DOOR:
+def disconnect(connection, door):
+    with door:
         connection.close()
 
 
@@ -77,14 +79,14 @@ def is_busy(error):
     return isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
 
 
-def write_until(db, log, writer, end, reopen, failed):
+def write_until(db, log, writer, end, reopen, failed, door=IN_TURN):
     """Appends until the time is over; any failure but a busy database ends it and is reported."""
     rng = random.Random(writer)
     count = 0
     with open(log, "a", encoding="ascii", buffering=1) as acknowledged:
         try:
             while time.monotonic() < end and not failed.is_set():
-                connection = connect(db)
+                connection = connect(db, door)
                 for _ in range(reopen):
                     try:
                         acknowledged.write(f"{append(connection, writer, rng)}\n")
@@ -94,19 +96,27 @@ def write_until(db, log, writer, end, reopen, failed):
                     except sqlite3.OperationalError as error:
                         if not is_busy(error):
                             raise
-                disconnect(connection)
+                disconnect(connection, door)
         except sqlite3.Error as error:
             failed.set()
             return count, f"{writer}: {error}"
     return count, None
 
 
+# One look at the kernel's list can miss a lock that is there.
+LOOKS = 20
+
+
 class Engine:
     """What a replicator does, over and over, with checks of what it relies on."""
 
-    def __init__(self, db, isolate):
+    def __init__(self, db, isolate, stays):
         self.db = db
         self.lab = lab_module.Lab(isolate=isolate)
+        self.staying = self.lab.open(db, 5000) if stays else None
+        if self.staying is not None:
+            # What is only open holds nothing yet.
+            self.staying.query("SELECT count(*) FROM chain")
         self.rng = random.Random("engine")
         self.connection = None
         self.increments = self.cycles = self.pinned = 0
@@ -153,12 +163,13 @@ class Engine:
         assert connection.query("SELECT max(id) FROM chain") == head, "the snapshot moved"
         if before is not None:
             assert self.log_salts() == before, "the log was restarted under a read mark"
+            assert any(self.stands_on_the_log() for _ in range(LOOKS)), "the read mark is gone"
             self.pinned += 1
 
     def stands_on_the_log(self):
         """Whether our mark stands on the log. When all of it is copied, SQLite reads the database file alone, under
-        mark 0, and the log may begin anew. Asked once per transaction: the kernel's list is read in pieces and can
-        miss a lock, which then is no look at a mark, but never shows one that is not there."""
+        mark 0, and the log may begin anew. The kernel's list is read in pieces and can miss a lock, but never shows
+        one that is not there."""
         marks = [first for kind, _, first, _ in witness.locks(self.db + "-shm") if kind == "OFDLCK"]
         return not {"124", "125", "126", "127"}.isdisjoint(marks)
 
@@ -179,6 +190,8 @@ class Engine:
                     if error.code != lab_module.BUSY:
                         raise
             self.close()
+            if self.staying is not None:
+                self.staying.close()
         except (lab_module.LabError, AssertionError, OSError) as error:
             failed.set()
             return f"engine: {type(error).__name__} {error}"
@@ -190,17 +203,18 @@ def read_head(path):
         return file.read(32)
 
 
-def host(db, log, seconds, reopen, isolate):
+def host(db, log, seconds, reopen, isolate, stays):
     end, failed = time.monotonic() + seconds, threading.Event()
     results = {}
+    door = FREELY if stays else IN_TURN
 
     def writer(name):
-        results[name] = write_until(db, f"{log}.{name}", name, end, reopen, failed)
+        results[name] = write_until(db, f"{log}.{name}", name, end, reopen, failed, door)
 
+    engine = Engine(db, isolate, stays)
     threads = [threading.Thread(target=writer, args=(f"host{number}",)) for number in range(2)]
     for thread in threads:
         thread.start()
-    engine = Engine(db, isolate)
     error = engine.run(end, failed)
     for thread in threads:
         thread.join()
@@ -261,7 +275,7 @@ def kill_rounds(folder, rounds, reopen):
     try:
         for _ in range(rounds):
             started = subprocess.Popen(
-                [*command, "host", db, log, "3600", str(reopen), "1"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+                [*command, "host", db, log, "3600", str(reopen), "1", "0"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
             )
             wait_for_growth(f"{log}.host0", started)
             # Not a wait for anything: the moment of the kill is what varies.
@@ -289,8 +303,8 @@ def wait_for_growth(log, process, seconds=30):
         time.sleep(0.02)
 
 
-def run(folder, seconds, reopen, isolate=True):
-    """Runs the load and returns problems and what was done."""
+def run(folder, seconds, reopen, isolate=True, stays=False):
+    """Runs the load and returns problems and what was done. `stays`: the engine never leaves the database."""
     db, log = prepare(folder)
     arguments = [db, log, str(seconds), str(reopen)]
     command = [sys.executable, "-X", "faulthandler", __file__]
@@ -299,7 +313,8 @@ def run(folder, seconds, reopen, isolate=True):
         # Where nothing is isolated, the host may be gone before the other process has begun.
         wait_for_growth(f"{log}.other", writer)
         started = subprocess.run(
-            [*command, "host", *arguments, str(int(isolate))], capture_output=True, text=True, timeout=seconds + 120, check=False
+            [*command, "host", *arguments, str(int(isolate)), str(int(stays))],
+            capture_output=True, text=True, timeout=seconds + 120, check=False,
         )
     finally:
         if isolate:
@@ -318,7 +333,7 @@ def run(folder, seconds, reopen, isolate=True):
 if __name__ == "__main__":
     what, database, log_file, duration, every = sys.argv[1:6]
     if what == "host":
-        print(json.dumps(host(database, log_file, float(duration), int(every), sys.argv[6] == "1")))
+        print(json.dumps(host(database, log_file, float(duration), int(every), sys.argv[6] == "1", sys.argv[7] == "1")))
     else:
         finish = time.monotonic() + float(duration)
         done, problem = write_until(database, f"{log_file}.other", "other", finish, int(every), threading.Event())

@@ -106,9 +106,9 @@ def test_trace_attaching_never_cuts_the_index(tracer, tmp_path):
 SECONDS = float(os.environ.get("REPLICATE_STRESS_SECS", "15"))
 
 
-@pytest.mark.parametrize("reopen", [1, 2, 60])
-def test_stress_loses_nothing(reopen, tmp_path):
-    problems, report = stress.run(tmp_path, SECONDS, reopen)
+@pytest.mark.parametrize("reopen, stays", [(1, False), (1, True), (2, False), (60, False)])
+def test_stress_loses_nothing(reopen, stays, tmp_path):
+    problems, report = stress.run(tmp_path, SECONDS, reopen, stays=stays)
     assert problems == [], report
     assert report["acknowledged"] > 50 * SECONDS and report["cycles"] > SECONDS, f"hardly any load: {report}"
     assert report["pinned"] > 0, f"no read mark was ever put to the test: {report}"
