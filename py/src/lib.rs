@@ -17,6 +17,8 @@ mod replica;
 mod wait;
 
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use pyo3::prelude::*;
 use replicate::clock::{Clock, SystemClock};
@@ -68,6 +70,30 @@ fn panic_on_purpose(py: Python<'_>, in_call: bool) -> PyResult<()> {
     guarded(py, || if in_call { wait::blocking(py, fail) } else { Ok(fail()?) })
 }
 
+/// Runs a call whose thread takes a while to end once it has answered; whether it had ended when the call returned.
+#[pyfunction]
+fn slow_end_on_purpose(py: Python<'_>) -> PyResult<bool> {
+    static ENDED: AtomicBool = AtomicBool::new(false);
+    struct Slow;
+    impl Drop for Slow {
+        fn drop(&mut self) {
+            std::thread::sleep(Duration::from_millis(200));
+            ENDED.store(true, Ordering::Release);
+        }
+    }
+    thread_local! {
+        static SLOW: Slow = const { Slow };
+    }
+    ENDED.store(false, Ordering::Release);
+    guarded(py, || {
+        wait::blocking(py, || {
+            SLOW.with(|_| ());
+            Ok(())
+        })?;
+        Ok(ENDED.load(Ordering::Acquire))
+    })
+}
+
 /// The module `sqlite_replicate._native`.
 #[pymodule(gil_used = false)]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -92,6 +118,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(environment_complaints, module)?)?;
     module.add_function(wrap_pyfunction!(stop_all, module)?)?;
     module.add_function(wrap_pyfunction!(panic_on_purpose, module)?)?;
+    module.add_function(wrap_pyfunction!(slow_end_on_purpose, module)?)?;
     Ok(())
 }
 

@@ -14,6 +14,7 @@ use pyo3::prelude::*;
 use replicate::{Cancel, Error, ErrorKind, Result};
 
 use crate::failure::{Failure, Outcome, panicked};
+use crate::process::Home;
 use crate::{bridge, process};
 
 /// The longest time without a look at signals.
@@ -37,6 +38,7 @@ pub(crate) fn timeout(seconds: Option<f64>) -> Result<Duration> {
 pub(crate) struct Work<T> {
     result: Receiver<Result<T>>,
     thread: JoinHandle<()>,
+    home: Home,
 }
 
 impl<T: Send + 'static> Work<T> {
@@ -48,7 +50,7 @@ impl<T: Send + 'static> Work<T> {
             // The caller may have left on Ctrl-C.
             let _ = sender.send(done);
         })?;
-        Ok(Self { result, thread })
+        Ok(Self { result, thread, home: Home::here() })
     }
 
     /// Waits for the end, also of the thread: nothing of the call goes on behind its caller. `between` runs after each
@@ -60,6 +62,11 @@ impl<T: Send + 'static> Work<T> {
     ) -> std::result::Result<Outcome<T>, (Failure, Self)> {
         let mut this = self;
         loop {
+            if let Err(forked) = this.home.check() {
+                // A signal handler has forked in between: the thread exists in the parent alone.
+                std::mem::forget(this);
+                return Ok(Err(forked.into()));
+            }
             let waited = py.detach(move || match this.result.recv_timeout(SLICE) {
                 Err(RecvTimeoutError::Timeout) => Err(this),
                 got => {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
-from support import content, create, run_well
+from support import content, create, free_port, run_well
 
 import replicate
 
@@ -103,6 +103,38 @@ def test_forks_of_a_busy_parent_never_hang(tmp_path: Path) -> None:
     """,
         db,
         url,
+    )
+
+
+def test_a_child_forked_by_a_signal_handler_during_a_call_is_told(tmp_path: Path) -> None:
+    run_well(
+        IN_CHILD
+        + """
+    import signal
+    replicator = replicate.start(sys.argv[1], url=sys.argv[2], access_key="access", secret_key="hush")
+    children = []
+
+    def fork(*_):
+        children.append(os.fork())
+        if children[-1] == 0:
+            signal.alarm(20)  # ends a child that hangs
+
+    signal.signal(signal.SIGUSR1, fork)
+    parent = os.getpid()
+    threading.Timer(0.5, lambda: os.kill(parent, signal.SIGUSR1)).start()
+    try:
+        replicator.sync(timeout=5)
+        answer = None
+    except BaseException as error:
+        answer = type(error)
+    if os.getpid() != parent:
+        os._exit(0 if answer is replicate.ForkedError else 1)
+    assert answer is replicate.SyncTimeoutError
+    assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 0
+    replicator.stop(timeout=1)
+    """,
+        create(tmp_path / "app.db"),
+        f"s3://b/p?endpoint=http://127.0.0.1:{free_port()}",
     )
 
 
