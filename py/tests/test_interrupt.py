@@ -31,10 +31,6 @@ def silent() -> Iterator[str]:
 KEYS = {"access_key": "access", "secret_key": "hush"}
 
 
-# Far from the 30 s and more that the calls would take, and enough for a busy machine; without load it is a slice of 50 ms.
-SOON = 10.0
-
-
 def interrupted(call: Callable[[], object], after: float = 0.5) -> float:
     """Sends Ctrl-C during a call; how long the exception took to come."""
     sent: list[float] = []
@@ -76,17 +72,17 @@ def test_ctrl_c_ends_sync_wait_and_stop(db: Path, started: Start) -> None:
         lambda: list(events),
         lambda: replicator.stop(timeout=30),
     ):
-        assert interrupted(call) < SOON
+        assert interrupted(call) < 2
 
 
 def test_ctrl_c_ends_restore_which_has_cleaned_up(silent: str, tmp_path: Path) -> None:
-    assert interrupted(lambda: replicate.restore(tmp_path / "copy.db", url=silent, **KEYS)) < SOON  # type: ignore[arg-type]
+    assert interrupted(lambda: replicate.restore(tmp_path / "copy.db", url=silent, **KEYS)) < 10  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
 
 
 def test_ctrl_c_ends_ensure_exists_and_start(silent: str, tmp_path: Path) -> None:
-    assert interrupted(lambda: replicate.ensure_exists(tmp_path / "a.db", url=silent, **KEYS)) < SOON  # type: ignore[arg-type]
-    assert interrupted(lambda: replicate.start(tmp_path / "b.db", url=silent, **KEYS)) < SOON  # type: ignore[arg-type]
+    assert interrupted(lambda: replicate.ensure_exists(tmp_path / "a.db", url=silent, **KEYS)) < 2  # type: ignore[arg-type]
+    assert interrupted(lambda: replicate.start(tmp_path / "b.db", url=silent, **KEYS)) < 2  # type: ignore[arg-type]
     assert [path.name for path in tmp_path.iterdir() if not path.name.endswith("-replicate")] == []
     # Nothing goes on behind the caller's back, neither a restore nor a replicator.
     until(lambda: "replicate-call" not in threads(), "no call goes on", seconds=5)
@@ -133,7 +129,7 @@ def test_other_threads_run_while_a_call_waits(db: Path, started: Start) -> None:
     worker.start()
     before = count
     with pytest.raises(replicate.SyncTimeoutError):
-        replicator.sync(timeout=3.0)
+        replicator.sync(timeout=1.0)
     during = count - before
     ended.set()
     worker.join()
@@ -159,8 +155,7 @@ def test_status_never_waits(db: Path, started: Start) -> None:
         replicator.sync_status()
         took.append(time.perf_counter() - begin)
     assert [type(outcome) for outcome in outcomes] == [replicate.SyncTimeoutError] * 4
-    # A single look may meet a machine that is busy otherwise.
-    assert len(took) > 100 and sorted(took)[-3] < 0.5
+    assert len(took) > 200 and max(took) < 0.5
 
 
 def test_a_first_start_with_the_store_out_of_reach_returns_and_names_the_reason(tmp_path: Path, started: Start) -> None:
